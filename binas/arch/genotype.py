@@ -1,0 +1,229 @@
+"""The genotype: which operation sits on which edge of the two cells, as a frozen value and as JSON.
+
+Nodes 0 and 1 are the cell's inputs (the output of the cell before the previous one, and of the previous
+one), nodes 2, 3, … the intermediate nodes; the cell's output is the concatenation of all of the latter.
+A genotype never builds a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from binas.config import Config, build, read_text
+from binas.errors import UserError
+from binas.registry import nearest
+
+NUM_INPUTS = 2
+ZEROISE = "zeroise"
+CELL_KINDS = ("normal", "reduce")
+FORMAT = "binas-genotype"
+
+
+class Edge(NamedTuple):
+    """One operation on its way from node `source` to node `node`."""
+
+    node: int
+    source: int
+    op: str
+
+
+class PluginRecord(Config):
+    """A plug-in file that a genotype or checkpoint needs: its name, its hash, what it registers."""
+
+    file: str
+    """Name of the file, without its folder: a path in a data file is never imported."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    operations: tuple[str, ...] = ()
+
+
+class Genotype(Config):
+    """A searched cell pair with everything that is needed to build a network from it.
+
+    Raises a `UserError` from `read_genotype` for every way in which a file can be wrong.
+    """
+
+    format: Literal["binas-genotype"] = FORMAT
+    version: Literal[1] = 1
+    space: dict[str, Any] = {}
+    """The search space, whole, so that the next command needs only this file."""
+    num_nodes: int = Field(4, ge=1, le=16)
+    """Intermediate nodes of a cell."""
+    edges_per_node: int = Field(2, ge=1)
+    normal: tuple[Edge, ...]
+    reduce: tuple[Edge, ...]
+    plugins: tuple[PluginRecord, ...] = ()
+    provenance: dict[str, Any] = {}
+    """Where it comes from: config, seed, versions, data splits; not part of its identity."""
+
+    @field_validator("normal", "reduce", mode="before")
+    @classmethod
+    def _read_edges(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [_read_edge(edge) for edge in value]
+
+    @model_validator(mode="after")
+    def _check_cells(self) -> Genotype:
+        for kind in CELL_KINDS:
+            _check_cell(kind, self.cell(kind), self.num_nodes, self.edges_per_node)
+        return self
+
+    def cell(self, kind: str) -> tuple[Edge, ...]:
+        """The edges of the cell of that kind, `normal` or `reduce`."""
+        return self.normal if kind == "normal" else self.reduce
+
+    def pruned(self) -> Genotype:
+        """The same function with every edge that carries nothing turned into `zeroise`."""
+        cells = {kind: _pruned(self.cell(kind)) for kind in CELL_KINDS}
+        return self.model_copy(update=cells)
+
+    def dead_nodes(self, kind: str) -> frozenset[int]:
+        """Nodes all of whose inputs are zeroised or come from dead nodes; they stand as zeros."""
+        return _dead_nodes(self.cell(kind))
+
+    def operations(self) -> frozenset[str]:
+        """The names of all operations that stand on an edge."""
+        return frozenset(edge.op for kind in CELL_KINDS for edge in self.cell(kind))
+
+    def hash(self) -> str:
+        """A name of what is computed: equal for any order of edges and any naming of the nodes.
+
+        Dead parts are pruned first. Provenance, plug-in hashes and the settings of the space are left
+        out: two searches that find the same cells agree.
+        """
+        canonical = json.dumps([self.num_nodes, *(_canonical(self.cell(kind)) for kind in CELL_KINDS)])
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """JSON with one edge per line, so that differences read well."""
+        fields = self.model_dump(mode="json")
+        lines = []
+        for key, value in fields.items():
+            if key in CELL_KINDS:
+                edges = ",\n".join(
+                    "    " + json.dumps(Edge(*edge)._asdict()) for edge in value
+                )
+                lines.append(f'  "{key}": [\n{edges}\n  ]')
+            else:
+                text = json.dumps(value, indent=2).replace("\n", "\n  ")
+                lines.append(f'  "{key}": {text}')
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def parse_genotype(text: str, source: str) -> Genotype:
+    """The genotype that a JSON text holds; `source` names it in errors."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not a whole JSON genotype: {error}") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise UserError(f"{source}: not a genotype: key 'format' is not '{FORMAT}'")
+    if data.get("version") != 1:
+        raise UserError(
+            f"{source}: genotype version {data.get('version')!r} is not known (known: 1);"
+            " a newer binas may read it"
+        )
+    return build(Genotype, data, source)
+
+
+def read_genotype(path: Path, known_operations: Iterable[str]) -> Genotype:
+    """The genotype in a file, all of whose operations are known or recorded as a plug-in's."""
+    genotype = parse_genotype(read_text(path), str(path))
+    recorded = {name for plugin in genotype.plugins for name in plugin.operations}
+    known = {*known_operations, *recorded}
+    for kind in CELL_KINDS:
+        for position, edge in enumerate(genotype.cell(kind)):
+            if edge.op not in known:
+                raise UserError(
+                    f"{path}: {kind}.{position}.op: unknown operation '{edge.op}';"
+                    f"{nearest(edge.op, known)}; an operation of your own comes with --plugins FILE"
+                )
+    return genotype
+
+
+def cell_edges(num_nodes: int) -> list[tuple[int, int]]:
+    """All (node, source) pairs of a cell, in the order in which alphas number its edges."""
+    nodes = range(NUM_INPUTS, NUM_INPUTS + num_nodes)
+    return [(node, source) for node in nodes for source in range(node)]
+
+
+def _read_edge(value: Any) -> Edge:
+    if isinstance(value, Edge):
+        return value
+    if isinstance(value, dict) and set(value) == set(Edge._fields):
+        value = [value[field] for field in Edge._fields]
+    if (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(type(number) is int for number in value[:2])
+        and isinstance(value[2], str)
+    ):
+        return Edge(*value)
+    raise ValueError(f"an edge is written {{node: 2, source: 0, op: skip}}, not {value!r:.80}")
+
+
+def _check_cell(kind: str, edges: Sequence[Edge], num_nodes: int, edges_per_node: int) -> None:
+    last = NUM_INPUTS + num_nodes - 1
+    for edge in edges:
+        if not NUM_INPUTS <= edge.node <= last:
+            raise ValueError(f"{kind}: {edge}: node is not between {NUM_INPUTS} and {last}")
+        if not 0 <= edge.source <= last:
+            raise ValueError(f"{kind}: {edge}: source is not between 0 and {last}")
+        if edge.source >= edge.node:
+            what = "a cycle" if edge.source == edge.node else "an edge from a later node"
+            raise ValueError(f"{kind}: {edge}: {what}; a source comes before its node")
+    pairs = [(edge.node, edge.source) for edge in edges]
+    if len(set(pairs)) != len(pairs):
+        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
+        raise ValueError(f"{kind}: two edges from node {twice[1]} to node {twice[0]}")
+    for node in range(NUM_INPUTS, last + 1):
+        count = sum(edge.node == node for edge in edges)
+        expected = min(edges_per_node, node)
+        if count != expected:
+            raise ValueError(f"{kind}: node {node} has {count} edges instead of {expected}")
+
+
+def _dead_nodes(edges: Iterable[Edge]) -> frozenset[int]:
+    by_node: dict[int, list[Edge]] = {}
+    for edge in edges:
+        by_node.setdefault(edge.node, []).append(edge)
+    dead: set[int] = set()
+    for node in sorted(by_node):
+        if all(edge.op == ZEROISE or edge.source in dead for edge in by_node[node]):
+            dead.add(node)
+    return frozenset(dead)
+
+
+def _pruned(edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    dead = _dead_nodes(edges)
+    return tuple(edge._replace(op=ZEROISE) if edge.source in dead else edge for edge in edges)
+
+
+def _canonical(edges: Sequence[Edge]) -> list[list[Any]]:
+    """The live edges under the numbering of nodes that gives the smallest list.
+
+    Nodes are first told apart by their whole ancestry; only those with the same one are permuted.
+    """
+    live = [edge for edge in _pruned(edges) if edge.op != ZEROISE]
+    ancestry: dict[int, str] = {number: str(number) for number in range(NUM_INPUTS)}
+    for node in sorted({edge.node for edge in live}):
+        inputs = sorted(f"{edge.op}({ancestry[edge.source]})" for edge in live if edge.node == node)
+        ancestry[node] = hashlib.sha256("+".join(inputs).encode()).hexdigest()
+    nodes = sorted((text, node) for node, text in ancestry.items() if node >= NUM_INPUTS)
+    alike = [[node for _, node in group] for _, group in itertools.groupby(nodes, key=lambda n: n[0])]
+    candidates = []
+    for orders in itertools.product(*(itertools.permutations(group) for group in alike)):
+        order = list(itertools.chain.from_iterable(orders))
+        number = {node: NUM_INPUTS + position for position, node in enumerate(order)}
+        number |= {node: node for node in range(NUM_INPUTS)}
+        candidates.append(sorted([number[e.node], number[e.source], e.op] for e in live))
+    return min(candidates)
+
+

@@ -1,0 +1,243 @@
+"""YAML files to validated, typed, frozen models and back; knows no field of its own.
+
+A component declares its settings as a subclass of `Config` beside its code. Files are plain YAML 1.2
+scalars (`3e-4` is a number, `no` is a word), every key may be replaced by a dotted override
+(`search.phases.0.epochs=3`), and whatever is wrong is told with file, key and nearest valid key.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from binas.errors import UserError
+from binas.registry import nearest
+
+ModelT = TypeVar("ModelT", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every settings model: frozen, no unknown keys, the string under a field is its help."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2, and without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is not a word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_SCALARS = {
+    "tag:yaml.org,2002:bool": (re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    "tag:yaml.org,2002:int": (re.compile(r"^[-+]?[0-9]+$"), "-+0123456789"),
+    "tag:yaml.org,2002:float": (
+        re.compile(
+            r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        "-+0123456789.",
+    ),
+    "tag:yaml.org,2002:null": (re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _tag in ("bool", "int", "float", "null"):
+    _pattern, _first = _SCALARS[f"tag:yaml.org,2002:{_tag}"]
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))  # type: ignore[no-untyped-call]
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value that a YAML text stands for; `source` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a user's file, with an error that names it when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(f"{path}: cannot be read: {reason}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds."""
+    value = parse_yaml(read_text(path), str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no mapping of keys to values")
+    return value
+
+
+def shipped_folder(kind: str) -> resources.abc.Traversable:
+    """The folder of files that travel with the package: `configs`, `search_spaces` or `genotypes`."""
+    installed = resources.files("binas") / kind
+    if installed.is_dir():
+        return installed
+    return resources.files("binas").joinpath("..", kind)  # a checkout or an editable install
+
+
+def shipped_names(kind: str) -> list[str]:
+    """The names of the shipped files of a kind, without their endings."""
+    return sorted(
+        Path(entry.name).stem
+        for entry in shipped_folder(kind).iterdir()
+        if entry.name.endswith((".yaml", ".json"))
+    )
+
+
+def find_file(name: str | Path, kind: str) -> Path:
+    """The file a user means by a path or by the name of a shipped file (`demo_digits`)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    for ending in (".yaml", ".json"):
+        shipped = shipped_folder(kind).joinpath(f"{path.name.removesuffix(ending)}{ending}")
+        if (len(path.parts) == 1 or path.parent.name == kind) and shipped.is_file():
+            return Path(str(shipped))
+    what = kind.replace("_", " ").removesuffix("s")
+    raise UserError(f"{name}: no such {what} file, and none is shipped by that name;"
+                    f"{nearest(path.stem, shipped_names(kind))}")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`search.lr=3e-4` as the dotted key and the value that YAML reads from its text."""
+    key, found, value = text.partition("=")
+    if not found or not key:
+        raise UserError(f"override '{text}': write it as key.subkey=value")
+    return key, parse_yaml(value, f"override '{key}'")
+
+
+def with_override(data: Any, key: str, value: Any) -> Any:
+    """A copy of nested mappings and lists with the value at a dotted key replaced.
+
+    A number steps into a list. A word where a mapping is expected names the file that the mapping is
+    based on, so `space.network.num_cells=8` on `space: bnas` gives `{base: bnas, network: …}`.
+    """
+    head, _, rest = key.partition(".")
+    if isinstance(data, list):
+        if not head.isdigit() or int(head) >= len(data):
+            raise UserError(f"override '{key}': '{head}' is none of the {len(data)} positions (from 0)")
+        position = int(head)
+        inner = with_override(data[position], rest, value) if rest else value
+        return [*data[:position], inner, *data[position + 1 :]]
+    if data is None:
+        data = {}
+    elif isinstance(data, str):
+        data = {"base": data}
+    elif not isinstance(data, dict):
+        raise UserError(f"override '{key}': there is no key inside the value {data!r}")
+    inner = with_override(data.get(head), rest, value) if rest else value
+    return {**data, head: inner}
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it: mappings key by key, everything else replaced whole."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def build(model: type[ModelT], data: Any, source: str) -> ModelT:
+    """A validated model of that type; every mistake in `data` is told with source and key."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, details, source) for details in error.errors()]
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def load(model: type[ModelT], path: Path, overrides: Mapping[str, Any] | None = None) -> ModelT:
+    """The settings in a YAML file, with dotted overrides applied before validation."""
+    data: Any = read_mapping(path)
+    for key, value in (overrides or {}).items():
+        data = with_override(data, key, value)
+    return build(model, data, str(path))
+
+
+def dump(config: Config) -> str:
+    """The YAML text that loads to an equal model."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(model: type[Config], details: Mapping[str, Any], source: str) -> str:
+    location = [part for part in details["loc"]]
+    key = ".".join(str(part) for part in location if _is_key(model, part))
+    if details["type"] == "extra_forbidden":
+        owner = _model_at(model, location[:-1])
+        known = list(owner.model_fields) if owner else []
+        return f"{source}: unknown key '{key}';{nearest(str(location[-1]), known)}"
+    if details["type"] == "missing":
+        return f"{source}: key '{key}' is missing"
+    message = details["msg"].removeprefix("Value error, ")
+    given = details.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{source}: {key + ': ' if key else ''}{message}{shown}"
+
+
+def _is_key(model: type[Config], part: Any) -> bool:
+    # pydantic adds the names of union members ("SearchSpace", "str") to the location
+    return isinstance(part, int) or (str(part).islower() and part not in ("str", "int", "float", "bool"))
+
+
+def _models_in(annotation: Any) -> Iterator[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    elif typing.get_origin(annotation) is not None or isinstance(annotation, types.UnionType):
+        for inner in typing.get_args(annotation):
+            yield from _models_in(inner)
+
+
+def _model_at(model: type[Config], location: list[Any]) -> type[Config] | None:
+    current: type[Config] | None = model
+    for part in location:
+        if current is None or part not in current.model_fields:
+            continue  # a list position, a mapping's key, or the name of a union member
+        current = next(_models_in(current.model_fields[part].annotation), None)
+    return current
+
+
+def describe(model: type[Config], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every key of a model with its default and its help, nested keys dotted, lists as `.0`."""
+    for name, field in model.model_fields.items():
+        inner = next(_models_in(field.annotation), None)
+        is_list = typing.get_origin(field.annotation) in (list, tuple)
+        yield f"{prefix}{name}", _default(field, inner), " ".join((field.description or "").split())
+        if inner is not None:
+            yield from describe(inner, f"{prefix}{name}.{'0.' if is_list else ''}")
+
+
+def _default(field: FieldInfo, inner: type[Config] | None) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return "" if inner is not None and default is not None else repr(default)
