@@ -1,0 +1,32 @@
+"""What "binary" means here: sign estimators, weight binarizers, and the layers that use them."""
+
+from binas.binarize.contract import (
+    ACTIVATION_BINARIZERS,
+    WEIGHT_BINARIZERS,
+    ActivationBinarizer,
+    WeightBinarizer,
+)
+from binas.binarize.conv import BinaryConv2d
+from binas.binarize.precision import (
+    after_optimizer_step,
+    binary_convolutions,
+    set_precision,
+    set_progress,
+)
+from binas.binarize.sign import sign
+from binas.binarize.spec import Binarization, BinarizerSpec
+
+__all__ = [
+    "ACTIVATION_BINARIZERS",
+    "WEIGHT_BINARIZERS",
+    "ActivationBinarizer",
+    "Binarization",
+    "BinarizerSpec",
+    "BinaryConv2d",
+    "WeightBinarizer",
+    "after_optimizer_step",
+    "binary_convolutions",
+    "set_precision",
+    "set_progress",
+    "sign",
+]

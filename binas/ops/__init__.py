@@ -1,0 +1,7 @@
+"""Candidate operations: what can sit on an edge of a cell, by name."""
+
+import binas.ops.convolutions
+import binas.ops.parameter_free  # noqa: F401 (both register their operations)
+from binas.ops.contract import OPS, OpContext, build_op, register_op
+
+__all__ = ["OPS", "OpContext", "build_op", "register_op"]

@@ -1,0 +1,117 @@
+"""The one binary convolution, for every stage of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binas.binarize.contract import ActivationBinarizer, WeightBinarizer
+from binas.binarize.spec import Binarization
+
+
+class BinaryConv2d(nn.Module):
+    """Convolution of binarized activations with binarized weights, the scale applied afterwards.
+
+    forward   y = Σ over bases of α · conv(codes of x, codes of w)
+    backward  by the estimators of the active binarization
+
+    The latent weight is the parameter and is never overwritten. With `binarize_activations` off the
+    input passes unchanged, with `binarize_weights` off the latent weight is used raw. All binarizations
+    that any stage of training will use are owned from the start, so that parameter names never change.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in `nn.Conv2d`
+            (integers).
+        binarizations: the binarizations of all stages; the first one is active at first.
+    Shape: (N, C_in, H, W) -> (N, C_out, H', W') as `nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        binarizations: Sequence[Binarization] = (Binarization(),),
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.groups = dilation, groups
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size)
+        )
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        self.activation_binarizers = nn.ModuleDict(
+            {b.activation.key: b.build_activation(in_channels) for b in binarizations}
+        )
+        self.weight_binarizers = nn.ModuleDict(
+            {b.weight.key: b.build_weight(self.weight.shape) for b in binarizations}
+        )
+        self.binarize_activations = True
+        self.binarize_weights = True
+        self.use(binarizations[0])
+
+    def use(self, binarization: Binarization) -> None:
+        """Make one of the owned binarizations the active one; parameters of the others are frozen."""
+        self._active = (binarization.activation.key, binarization.weight.key)
+        self.pad_value = binarization.pad_value
+        for owned, active in (
+            (self.activation_binarizers, self.activation_binarizer),
+            (self.weight_binarizers, self.weight_binarizer),
+        ):
+            for binarizer in owned.values():
+                binarizer.requires_grad_(binarizer is active)
+
+    @property
+    def activation_binarizer(self) -> ActivationBinarizer:
+        """The active binarizer of the input."""
+        return cast(ActivationBinarizer, self.activation_binarizers[self._active[0]])
+
+    @property
+    def weight_binarizer(self) -> WeightBinarizer:
+        """The active binarizer of the latent weight."""
+        return cast(WeightBinarizer, self.weight_binarizers[self._active[1]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = self.activation_binarizer(x) if self.binarize_activations else [(x, None)]
+        weights = self.weight_binarizer(self.weight) if self.binarize_weights else [(self.weight, None)]
+        total: Tensor | None = None
+        for codes, input_scale in inputs:
+            padded = self._padded(codes)
+            for kernel, weight_scale in weights:
+                y = self._convolve(padded, kernel)
+                for scale in (weight_scale, input_scale):
+                    y = y if scale is None else y * scale
+                total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    def _padded(self, codes: Tensor) -> Tensor:
+        if not self._pads_by_value:
+            return codes
+        return F.pad(codes, [self.padding] * 4, value=self.pad_value)
+
+    @property
+    def _pads_by_value(self) -> bool:
+        return self.padding > 0 and self.binarize_activations and self.pad_value != 0
+
+    def _convolve(self, codes: Tensor, kernel: Tensor) -> Tensor:
+        padding = 0 if self._pads_by_value else self.padding
+        return F.conv2d(codes, kernel, None, self.stride, padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        """The geometry and the active binarizers, for printing."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride},"
+            f" padding={self.padding}, dilation={self.dilation}, groups={self.groups},"
+            f" pad_value={self.pad_value}"
+        )

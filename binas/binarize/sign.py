@@ -1,0 +1,63 @@
+"""The one sign, and its two surrogate gradients: clipped straight-through and Bi-Real's polynomial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0 (also at −0.0), −1 elsewhere; never 0, unlike `torch.sign`."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+class _StraightThroughSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: float | None) -> Tensor:
+        ctx.windowed = window is not None
+        if window is not None:
+            ctx.save_for_backward(x.abs() <= window)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return (gradient * ctx.saved_tensors[0] if ctx.windowed else gradient), None
+
+
+class _ApproxSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (2 - 2 * x.abs()).clamp_min(0)
+
+
+def straight_through_sign(x: Tensor, window: float | None = 1.0) -> Tensor:
+    """Sign whose gradient passes unchanged inside a window.
+
+    forward   y = +1 if x >= 0 else −1
+    backward  dy/dx = 1 if |x| <= window else 0; 1 everywhere when window is None
+
+    Shape: any -> same.
+    Reference: Hubara et al., Binarized Neural Networks, arXiv:1602.02830, sec. 1.3.
+    """
+    return _StraightThroughSign.apply(x, window)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def approx_sign(x: Tensor) -> Tensor:
+    """Sign with the gradient of a piecewise quadratic that approximates it.
+
+    forward   y = +1 if x >= 0 else −1
+    backward  dy/dx = 2 − 2|x| if |x| <= 1 else 0
+
+    Shape: any -> same.
+    Reference: Liu et al., Bi-Real Net, arXiv:1808.00278, sec. 3.3.
+    Deviation: 0 maps to +1; the authors' code maps it to 0.
+    """
+    return _ApproxSign.apply(x)  # type: ignore[no-any-return,no-untyped-call]

@@ -1,0 +1,72 @@
+"""The YAML mapping that says how a layer is binarized, and the building of what it names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field
+from torch import Size
+
+import binas.binarize.activations
+import binas.binarize.weights  # noqa: F401 (both register their binarizers)
+from binas.binarize.contract import (
+    ACTIVATION_BINARIZERS,
+    WEIGHT_BINARIZERS,
+    ActivationBinarizer,
+    WeightBinarizer,
+)
+from binas.config import Config
+from binas.errors import UserError
+from binas.registry import Registry, nearest
+
+B = TypeVar("B")
+
+
+class BinarizerSpec(Config):
+    """A binarizer's registered name and its options: `{name: sign, window: 1.25}`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+    @property
+    def key(self) -> str:
+        """A word that tells specs apart, usable in a parameter's name."""
+        parts = [self.name, *(f"{key}_{value}" for key, value in sorted(self.options.items()))]
+        return re.sub(r"\W", "_", "_".join(parts))
+
+
+class Binarization(Config):
+    """How a layer's activations and weights are binarized, and what pads a binary input."""
+
+    activation: BinarizerSpec = BinarizerSpec(name="sign")
+    """Estimator of activations, e.g. {name: sign, window: 1.0} or {name: approx_sign}."""
+    weight: BinarizerSpec = BinarizerSpec(name="xnor")
+    """Binarizer of weights, e.g. {name: xnor, center: true}."""
+    pad_value: float = Field(0.0, ge=-1, le=1)
+    """What surrounds a binarized input: 0 makes a third value, −1 and +1 keep it binary."""
+
+    def build_activation(self, channels: int) -> ActivationBinarizer:
+        """The activation binarizer for an input of so many channels."""
+        return _build(ACTIVATION_BINARIZERS, self.activation, channels)
+
+    def build_weight(self, shape: Size) -> WeightBinarizer:
+        """The weight binarizer for a latent weight of that shape."""
+        return _build(WEIGHT_BINARIZERS, self.weight, shape)
+
+
+def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, argument: Any) -> B:
+    factory = registry[spec.name]
+    known = list(inspect.signature(factory).parameters)[1:]
+    for option in spec.options:
+        if option not in known:
+            raise UserError(f"{registry.kind} '{spec.name}': unknown option '{option}';{nearest(option, known)}")
+    return factory(argument, **spec.options)

@@ -1,0 +1,91 @@
+"""The contract of a candidate operation, and the registry `OPS`.
+
+An operation is a factory `(channels, stride)` or `(channels, stride, context)` that gives a module from
+(N, C, H, W) to (N, C, ceil(H/stride), ceil(W/stride)). A module class with such a constructor is one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import nn
+
+from binas.binarize import Binarization
+from binas.errors import UserError
+from binas.registry import Registry
+
+OpFactory = Callable[..., nn.Module]
+
+OPS: Registry[OpFactory] = Registry("operation")
+
+
+@dataclass(frozen=True)
+class OpContext:
+    """What an operation is told about the network it is built for.
+
+    Args:
+        binarizations: of all stages, the first one active at first.
+        activation: what follows a binary convolution, `relu`, `prelu` or `none`.
+        batch_norm_affine: whether batch-norms inside the operation learn scale and shift.
+        batch_norm_after_pool: whether a pool is followed by a batch-norm.
+        normalized_input: whether modules with `takes_normalized_input = True` are given an input that the
+            cell has batch-normalised already, once for all of them.
+        channels_per_group, groups: how group convolutions divide channels; exactly one is set.
+        channel_shuffle: whether a group convolution is followed by a channel shuffle.
+    """
+
+    binarizations: tuple[Binarization, ...] = (Binarization(),)
+    activation: Literal["relu", "prelu", "none"] = "relu"
+    batch_norm_affine: bool = False
+    batch_norm_after_pool: bool = True
+    normalized_input: bool = False
+    channels_per_group: int | None = 4
+    groups: int | None = None
+    channel_shuffle: bool = False
+
+    def num_groups(self, channels: int) -> int:
+        """The groups of a group convolution on so many channels; raises where they do not divide."""
+        key, value = (
+            ("channels_per_group", self.channels_per_group) if self.groups is None else ("groups", self.groups)
+        )
+        assert value is not None
+        if value < 1 or channels % value:
+            divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+            below = [d for d in divisors if d < value]
+            above = [d for d in divisors if d > value]
+            near = " or ".join(str(d) for d in [*below[-1:], *above[:1]])
+            raise UserError(
+                f"grouping.{key}: {value} does not divide {channels} channels;"
+                f" the nearest that do are {near}"
+            )
+        return channels // value if self.groups is None else value
+
+    def without_normalized_input(self) -> OpContext:
+        """The same for an operation that stands alone and normalises its own input."""
+        return replace(self, normalized_input=False)
+
+
+def register_op(name: str) -> Callable[[OpFactory], OpFactory]:
+    """Decorator that makes a function or module class a candidate operation under `name`."""
+    return OPS.register(name)
+
+
+def build_op(op: str | OpFactory, channels: int, stride: int, context: OpContext) -> nn.Module:
+    """The module of an operation given by name or as a factory."""
+    factory: Any = OPS.resolve(op)
+    if len(inspect.signature(factory).parameters) >= 3:
+        module = factory(channels, stride, context)
+    else:
+        module = factory(channels, stride)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"operation '{op}': its factory gave {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def describe_op(name: str) -> str:
+    """The first sentence of an operation's docstring."""
+    text = inspect.getdoc(OPS[name]) or ""
+    return " ".join(text.split("\n\n")[0].split())

@@ -1,0 +1,93 @@
+"""Pools, skip and zeroise as candidate operations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binas.binarize import BinaryConv2d
+from binas.ops.contract import OpContext, register_op
+from binas.ops.convolutions import PreActivation
+
+
+def padded_to_even(x: Tensor) -> Tensor:
+    """x with odd height and width padded by one zero row and column, bottom and right."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
+
+
+class Pool(nn.Module):
+    """A 3×3 pool, followed by a batch-norm without affine parameters where the space asks for it.
+
+    Shape: (N, C, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)).
+    """
+
+    def __init__(self, pool: nn.Module, channels: int, context: OpContext) -> None:
+        super().__init__()
+        self.pool = pool
+        self.norm: nn.Module = (
+            nn.BatchNorm2d(channels, affine=False) if context.batch_norm_after_pool else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.norm(self.pool(x))  # type: ignore[no-any-return]
+
+
+@register_op("max_pool_3x3")
+def max_pool_3x3(channels: int, stride: int, context: OpContext) -> nn.Module:
+    """Maximum over 3×3 pixels, borders ignored."""
+    return Pool(nn.MaxPool2d(3, stride, padding=1), channels, context)
+
+
+@register_op("avg_pool_3x3")
+def avg_pool_3x3(channels: int, stride: int, context: OpContext) -> nn.Module:
+    """Mean over 3×3 pixels, borders not counted."""
+    return Pool(nn.AvgPool2d(3, stride, padding=1, count_include_pad=False), channels, context)
+
+
+class FactorisedSkip(PreActivation):
+    """A strided skip: two 1×1 binary convolutions on two shifted grids, concatenated.
+
+    Shape: (N, C, H, W) -> (N, C, ceil(H/2), ceil(W/2)); odd sizes are padded by one, bottom and right.
+    Reference: Liu et al., DARTS, arXiv:1806.09055 (factorised reduction).
+    Deviation: both convolutions are binary, as everything else inside a cell.
+    """
+
+    def __init__(self, channels: int, context: OpContext) -> None:
+        super().__init__(channels, context)
+        first = (channels + 1) // 2
+        self.first = BinaryConv2d(channels, first, 1, stride=2, binarizations=context.binarizations)
+        self.second = (
+            BinaryConv2d(channels, channels - first, 1, stride=2, binarizations=context.binarizations)
+            if channels > 1
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        x = padded_to_even(self.norm(x))
+        outputs = [self.first(x)]
+        if self.second is not None:
+            outputs.append(self.second(x[:, :, 1:, 1:]))
+        return torch.cat(outputs, dim=1)
+
+
+@register_op("skip")
+def skip(channels: int, stride: int, context: OpContext) -> nn.Module:
+    """The input itself; where strided, two shifted 1×1 binary convolutions of stride 2 (factorised)."""
+    return nn.Identity() if stride == 1 else FactorisedSkip(channels, context)
+
+
+@register_op("zeroise")
+class Zeroise(nn.Module):
+    """Zeros: no connection; cells and networks do not run it."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
