@@ -1,0 +1,1 @@
+"""Images: datasets, deterministic splits, batches on the training device, augmentation, contact sheets."""

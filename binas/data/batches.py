@@ -1,0 +1,134 @@
+"""Batches of normalised images on the training device, in an order that only the seed decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from binas.data.augment import Draws, crop, cutout, draw, flip
+from binas.data.config import Augmentation
+from binas.data.image_set import Images, ImageSet, StreamedImageSet
+from binas.data.splits import seeded
+from binas.errors import UserError
+
+
+class Batches:
+    """Hands out an image set batch by batch, as often as wanted.
+
+    Images in memory are kept as uint8 on the device; streamed ones are decoded by worker processes.
+    Black is the border of a random crop, the mean colour fills a cutout.
+
+    Args:
+        image_set: what to hand out.
+        batch_size: images in a batch; the last one may be smaller.
+        device: where the batches are wanted.
+        mean: of every channel, pixels scaled to 0..1.
+        std: likewise.
+        augmentation: None leaves the images as they are.
+        drop_last: leave out a last batch that is smaller than the others.
+    """
+
+    def __init__(
+        self,
+        image_set: Images,
+        batch_size: int,
+        device: torch.device | str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augmentation: Augmentation | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.augmentation = augmentation or Augmentation()
+        self.drop_last = drop_last
+        self._labels = image_set.labels.to(self.device)
+        self._images: Images = image_set
+        if isinstance(image_set, ImageSet):
+            self._images = ImageSet(image_set.images.to(self.device), self._labels)
+        std_of_levels = torch.tensor(std, dtype=torch.float64) * 255
+        shift = -torch.tensor(mean, dtype=torch.float64) * 255 / std_of_levels
+        self._scale = (1 / std_of_levels).float().view(1, -1, 1, 1).to(self.device)
+        self._shift = shift.float().view(1, -1, 1, 1).to(self.device)
+
+    @property
+    def num_images(self) -> int:
+        """Images that an epoch hands out."""
+        total = len(self._labels)
+        return total - total % self.batch_size if self.drop_last else total
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def epoch(self, seed: int, shuffle: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: normalised float images (n, C, H, W) and labels (n,), the same for the same seed."""
+        order = torch.arange(len(self._labels))
+        if shuffle:
+            order = order[torch.randperm(len(order), generator=seeded("order", seed))]
+        order = order[: self.num_images]
+        size = self._images.shape[1:]
+        draws = draw(self.augmentation, len(order), size, seeded("augmentation", seed)).to(self.device)
+        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        start = 0
+        for pixels, positions in zip(self._pixels(parts), parts, strict=True):
+            part = slice(start, start + len(positions))
+            yield self._finished(pixels, draws.of(part)), self._labels[positions.to(self.device)]
+            start = part.stop
+
+    def _pixels(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        if isinstance(self._images, StreamedImageSet):
+            yield from (
+                pixels.to(self.device, non_blocking=True) for pixels in _streamed(self._images, parts)
+            )
+        else:
+            for positions in parts:
+                yield self._images.read(positions)
+
+    def _finished(self, pixels: Tensor, draws: Draws) -> Tensor:
+        chosen = self.augmentation
+        if chosen.crop_padding:
+            pixels = crop(pixels, draws.offsets, chosen.crop_padding)
+        if chosen.flip:
+            pixels = flip(pixels, draws.flips)
+        images = torch.addcmul(self._shift, pixels, self._scale)
+        if chosen.cutout:
+            images = cutout(images, draws.centres, chosen.cutout)
+        return images
+
+
+class _Files(Dataset[Tensor | str]):
+    """The pixels of one file, or the text of the mistake: an exception would lose its text on the way."""
+
+    def __init__(self, images: StreamedImageSet) -> None:
+        self.images = images
+
+    def __getitem__(self, position: int) -> Tensor | str:
+        try:
+            return self.images.decode(self.images.paths[position])
+        except UserError as error:
+            return str(error)
+
+
+def _stacked(items: list[Tensor | str]) -> Tensor | str:
+    mistakes = [item for item in items if isinstance(item, str)]
+    return mistakes[0] if mistakes else torch.stack([item for item in items if isinstance(item, Tensor)])
+
+
+def _streamed(images: StreamedImageSet, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    loader = DataLoader(
+        _Files(images),
+        batch_sampler=[part.tolist() for part in parts],
+        num_workers=images.num_workers,
+        collate_fn=_stacked,
+        # its own generator, because the loader would otherwise draw a number from the global one
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise UserError(batch)
+        yield batch
