@@ -1,0 +1,84 @@
+"""A genotype to a picture file, by its ending; graphviz draws it where `dot` is installed, else we do.
+
+Formats: svg, png and pdf pictures, dot text. Files appear whole or not at all, and no window opens.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from binas.arch.genotype import Genotype
+from binas.errors import UserError
+
+ENDINGS = ("svg", "png", "pdf", "dot")
+PNG_DPI = 200
+
+
+def draw(genotype: Genotype, path: Path | str, categories: Mapping[str, str] | None = None) -> Path:
+    """Draws both cells into a file and returns its path.
+
+    Args:
+        genotype: the cells.
+        path: the file to write; its ending, one of svg, png, pdf and dot, says what it becomes.
+        categories: `binary`, `real` or `none` for operations whose name does not tell.
+
+    Raises:
+        UserError: the ending is another one, or the file cannot be written.
+    """
+    path = Path(path)
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in ENDINGS:
+        raise UserError(f"{path}: cannot draw '{path.suffix}'; end the name in .{', .'.join(ENDINGS)}")
+    content = _rendered(genotype, ending, categories)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def _rendered(genotype: Genotype, ending: str, categories: Mapping[str, str] | None) -> bytes:
+    from binas.draw.dot import dot_graph
+
+    drawing = dot_graph(genotype, categories)
+    if ending == "dot":
+        return drawing.source.encode()
+    import graphviz
+
+    if shutil.which("dot"):
+        try:
+            drawing.graph_attr["dpi"] = str(PNG_DPI if ending == "png" else 72)
+            return bytes(drawing.pipe(format=ending, quiet=True))
+        except (graphviz.ExecutableNotFound, graphviz.CalledProcessError):
+            pass  # a broken or partial graphviz is no reason for having no picture
+    return _by_matplotlib(genotype, ending, categories)
+
+
+def _by_matplotlib(genotype: Genotype, ending: str, categories: Mapping[str, str] | None) -> bytes:
+    import matplotlib
+
+    from binas.draw.figure import figure
+
+    # no date and no random names: the same genotype gives the same bytes
+    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "binas"}):
+        figure(genotype, categories=categories).savefig(
+            buffer, format=ending, dpi=PNG_DPI, metadata=metadata
+        )
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
