@@ -1,0 +1,221 @@
+"""The one Cell, for supernet and network alike; they differ in what sits on its edges.
+
+Legend: N batch, C channels, H×W pixels; node 0 and 1 are the inputs; an edge goes from `source` to `node`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binas.arch.layout import CellPlan, EdgeOperations
+from binas.binarize import BinaryConv2d
+from binas.ops import OpContext, build_op
+from binas.ops.parameter_free import padded_to_even
+
+Precision = Literal["real", "binary"]
+
+
+def convolution(
+    precision: Precision, in_channels: int, out_channels: int, kernel_size: int, stride: int,
+    context: OpContext, bias: bool = False,
+) -> nn.Module:  # fmt: skip
+    """A convolution of either precision, padded so that its output has ceil(H/stride) rows.
+
+    An even kernel is not padded here: its input comes padded to even size.
+    """
+    padding = kernel_size // 2 if kernel_size % 2 else 0
+    if precision == "binary":
+        return BinaryConv2d(
+            in_channels, out_channels, kernel_size, stride, padding, binarizations=context.binarizations
+        )
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+
+
+class Preprocess(nn.Sequential):
+    """Batch-norm, convolution, ReLU: brings an input of a cell to the cell's width and size.
+
+    1×1, or 3×3 with stride 2 where the input is twice as large as the other one.
+
+    Shape: (N, C_in, H, W) -> (N, C, ceil(H/stride), ceil(W/stride)).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, precision: Precision, context: OpContext
+    ) -> None:
+        affine = context.batch_norm_affine and stride == 1
+        super().__init__(
+            nn.BatchNorm2d(in_channels, affine=affine),
+            convolution(precision, in_channels, out_channels, 3 if stride == 2 else 1, stride, context),
+            nn.ReLU(),
+        )
+
+
+class ReductionSkip(nn.Module):
+    """The inter-cell skip of a reduction cell: halves the size and brings the channels along.
+
+    real, binary: batch-norm, 2×2 stride-2 convolution (the real one with bias);
+    avg_pool: 2×2 average pool, channels repeated.
+
+    Shape: (N, C_in, H, W) -> (N, C_out, ceil(H/2), ceil(W/2)); odd sizes are padded by one.
+    Reference: Kim et al., BNAS, arXiv:2002.06963, sec. 4.2; its released code (`preprocess_res`).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kind: str, context: OpContext) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.layers: nn.Module
+        if kind == "avg_pool":
+            self.layers = nn.AvgPool2d(2)
+        else:
+            precision: Precision = "real" if kind == "real" else "binary"
+            self.layers = nn.Sequential(
+                nn.BatchNorm2d(in_channels, affine=context.batch_norm_affine),
+                convolution(precision, in_channels, out_channels, 2, 2, context, bias=True),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.layers(padded_to_even(x))
+        repeats = -(-self.out_channels // y.shape[1])
+        return y if repeats == 1 else y.repeat(1, repeats, 1, 1)[:, : self.out_channels]
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """x with whole images zeroed at that rate, the others scaled up to keep the mean."""
+    keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= rate
+    return x * keep / (1 - rate)
+
+
+class Cell(nn.Module):
+    """Two inputs, intermediate nodes that sum what arrives on their edges, and their concatenation.
+
+    An operation whose module declares `takes_normalized_input` reads its node through a batch-norm
+    without affine parameters; as that is the same for all of them, it belongs to the cell. A node
+    without any operation stands as zeros. Inputs that no edge reads have no preprocessing.
+
+    Args:
+        plan: the cell's place in the network.
+        num_nodes: intermediate nodes.
+        edges: the operations on each edge; zeroise is not among them.
+        columns: index of each operation's weight in `edge_weights`.
+        precision: of the preprocessing of inputs.
+        skip: kind of the inter-cell skip in reduction cells, or None for no inter-cell skip.
+        context: what operations are told.
+    Shape: (N, C_0, H_0, W_0), (N, C_1, H, W) -> (N, num_nodes·C, ceil(H/stride), ceil(W/stride)).
+    """
+
+    def __init__(
+        self,
+        plan: CellPlan,
+        num_nodes: int,
+        edges: EdgeOperations,
+        columns: dict[str, int],
+        precision: Precision,
+        skip: str | None,
+        context: OpContext,
+    ) -> None:
+        super().__init__()
+        self.plan, self.num_nodes, self.columns = plan, num_nodes, columns
+        strides = (plan.first_input_stride, 1)
+        self.preprocess = nn.ModuleDict(
+            {
+                str(source): Preprocess(
+                    plan.input_channels[source], plan.channels, strides[source], precision, context
+                )
+                for source in (0, 1)
+                if any(edge[1] == source and names for edge, names in edges.items())
+            }
+        )
+        self.edges = nn.ModuleDict()
+        self.norms = nn.ModuleDict()
+        for (node, source), names in edges.items():
+            stride = plan.stride if source < 2 else 1
+            modules = nn.ModuleDict({name: build_op(name, plan.channels, stride, context) for name in names})
+            self.edges[edge_key(node, source)] = modules
+            if context.normalized_input and any(map(_takes_normalized_input, modules.values())):
+                self.norms[str(source)] = nn.BatchNorm2d(plan.channels, affine=False)
+        self.skip: nn.Module | None = None
+        if skip is not None and plan.index > 0:
+            self.skip = (
+                ReductionSkip(plan.input_channels[1], num_nodes * plan.channels, skip, context)
+                if plan.kind == "reduce"
+                else nn.Identity()
+            )
+
+    def forward(
+        self, before: Tensor, previous: Tensor, edge_weights: Tensor | None = None, drop_rate: float = 0.0
+    ) -> Tensor:
+        """The cell's output.
+
+        Args:
+            before, previous: outputs of the cell before the previous one, and of the previous one.
+            edge_weights: (E, O) weight of every operation on every edge, or None for 1 everywhere.
+            drop_rate: probability with which the output of an operation is dropped for an image.
+        """
+        states: list[Tensor | None] = [
+            self.preprocess[str(source)](x) if str(source) in self.preprocess else None
+            for source, x in enumerate((before, previous))
+        ]
+        normalized: dict[int, Tensor] = {}
+        edge_index = 0
+        for node in range(2, 2 + self.num_nodes):
+            total: Tensor | None = None
+            for source in range(node):
+                key = edge_key(node, source)
+                if key in self.edges:
+                    weights = None if edge_weights is None else edge_weights[edge_index]
+                    for y in self._edge_outputs(key, source, states, normalized, weights, drop_rate):
+                        total = y if total is None else total + y
+                edge_index += 1
+            states.append(total)
+        return self._output(states[2:], previous)
+
+    def _edge_outputs(
+        self,
+        key: str,
+        source: int,
+        states: list[Tensor | None],
+        normalized: dict[int, Tensor],
+        weights: Tensor | None,
+        drop_rate: float,
+    ) -> list[Tensor]:
+        x = states[source]
+        if x is None:
+            return []
+        outputs = []
+        for name, module in self.edges[key].items():  # type: ignore[operator,union-attr]
+            if str(source) in self.norms and _takes_normalized_input(module):
+                if source not in normalized:
+                    normalized[source] = self.norms[str(source)](x)
+                y = module(normalized[source])
+            else:
+                y = module(x)
+            if self.training and drop_rate > 0 and not isinstance(module, nn.Identity):
+                y = drop_path(y, drop_rate)
+            outputs.append(y if weights is None else y * weights[self.columns[name]])
+        return outputs
+
+    def _output(self, nodes: list[Tensor | None], previous: Tensor) -> Tensor:
+        stride = self.plan.stride
+        size = [-(-length // stride) for length in previous.shape[-2:]]
+        zeros = previous.new_zeros(previous.shape[0], self.plan.channels, *size)
+        output = torch.cat([zeros if node is None else node for node in nodes], dim=1)
+        return output if self.skip is None else output + self.skip(previous)
+
+
+def edge_key(node: int, source: int) -> str:
+    """The name of an edge's modules inside a cell."""
+    return f"edge_{node}_{source}"
+
+
+def _takes_normalized_input(module: nn.Module) -> bool:
+    return bool(getattr(module, "takes_normalized_input", False))
+
+
+def global_average(x: Tensor) -> Tensor:
+    """The mean over all pixels. Shape: (N, C, H, W) -> (N, C)."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)

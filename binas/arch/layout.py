@@ -1,0 +1,59 @@
+"""Where cells stand and how wide everything is: one plan, used to build networks and to count them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from binas.arch.genotype import ZEROISE, Edge
+from binas.arch.space import NetworkSettings
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell's place in a network.
+
+    Args:
+        index: position of the cell, from 0.
+        kind: `normal` or `reduce`.
+        channels: of each operation inside.
+        input_channels: of the outputs of the cell before the previous one, and of the previous one.
+        first_input_stride: 2 where the previous cell was a reduction, so that both inputs agree in size.
+    """
+
+    index: int
+    kind: str
+    channels: int
+    input_channels: tuple[int, int]
+    first_input_stride: int
+
+    @property
+    def stride(self) -> int:
+        """Of the operations that read the cell's inputs."""
+        return 2 if self.kind == "reduce" else 1
+
+
+def plan_cells(settings: NetworkSettings, num_nodes: int) -> list[CellPlan]:
+    """The cells of a network, in order."""
+    reductions = settings.reduction_positions()
+    channels = settings.init_channels
+    before = previous = settings.stem_multiplier * channels
+    plans = []
+    after_reduction = False
+    for index in range(settings.num_cells):
+        kind = "reduce" if index in reductions else "normal"
+        channels *= 2 if kind == "reduce" else 1
+        plans.append(CellPlan(index, kind, channels, (before, previous), 2 if after_reduction else 1))
+        before, previous = previous, num_nodes * channels
+        after_reduction = kind == "reduce"
+    return plans
+
+
+EdgeOperations = dict[tuple[int, int], tuple[str, ...]]
+"""What sits on the edges of a cell: (node, source) -> names of operations, zeroise left out."""
+
+
+def edge_operations(edges: Iterable[Edge]) -> EdgeOperations:
+    """The operations that a cell runs for these edges, sources ascending within a node."""
+    live = sorted(edge for edge in edges if edge.op != ZEROISE)
+    return {(edge.node, edge.source): (edge.op,) for edge in live}

@@ -1,0 +1,111 @@
+"""The network that a genotype stands for: its live operations only."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from binas.arch.cell import global_average
+from binas.arch.genotype import CELL_KINDS, Genotype
+from binas.arch.layout import edge_operations
+from binas.arch.space import NetworkSettings, SearchSpace, load_space
+from binas.arch.trunk import Trunk
+from binas.binarize import Binarization
+from binas.errors import UserError
+
+
+class Network(Trunk):
+    """A network built from a genotype; zeroised edges and what only dead nodes feed run no operation.
+
+    Args:
+        genotype: the cells.
+        in_channels, num_classes: of the data.
+        settings: None means the `network` settings of the genotype's space.
+        binarizations: of all training stages; empty means the space's own.
+        auxiliary: whether a second classifier reads the cell at two thirds of the depth in training.
+    Shape: (N, in_channels, H, W) -> (N, num_classes); in training with `auxiliary` a pair of these.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        in_channels: int,
+        num_classes: int,
+        settings: NetworkSettings | None = None,
+        binarizations: tuple[Binarization, ...] = (),
+        auxiliary: bool = False,
+    ) -> None:
+        space = genotype_space(genotype)
+        pruned = genotype.pruned()
+        edges = {kind: edge_operations(pruned.cell(kind)) for kind in CELL_KINDS}
+        super().__init__(
+            space, settings or space.network, edges, in_channels, num_classes, binarizations
+        )
+        self.genotype = genotype
+        self.drop_rate = 0.0
+        self.auxiliary_position = 2 * self.settings.num_cells // 3
+        self.auxiliary: nn.Module | None = None
+        if auxiliary:
+            channels = space.num_nodes * self.plans[self.auxiliary_position].channels
+            self.auxiliary = AuxiliaryHead(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """The logits; in training with an auxiliary head also those of the latter."""
+        if self.auxiliary is None or not self.training:
+            return self.run(x, drop_rate=self.drop_rate)
+        extra: list[Tensor] = []
+        head = self.auxiliary
+
+        def watch(index: int, output: Tensor) -> None:
+            if index == self.auxiliary_position:
+                extra.append(head(output))
+
+        logits = self.run(x, drop_rate=self.drop_rate, watch=watch)
+        return logits, extra[0]
+
+
+class AuxiliaryHead(nn.Module):
+    """A real-valued second classifier that is used in training only.
+
+    Shape: (N, C, H, W) -> (N, num_classes).
+    Reference: Liu et al., DARTS, arXiv:1806.09055 (auxiliary tower).
+    Deviation: pools to 2×2 adaptively, so that any image size works.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(768, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        logits: Tensor = self.classifier(global_average(self.features(x)))
+        return logits
+
+
+def genotype_space(genotype: Genotype) -> SearchSpace:
+    """The search space that a genotype carries, checked against its cells."""
+    if not genotype.space:
+        raise UserError("genotype: key 'space' is empty; it holds the search space or the name of one")
+    named = genotype.space
+    space = load_space(named["name"] if set(named) == {"name"} else named, "genotype: space")
+    if (space.num_nodes, space.edges_per_node) != (genotype.num_nodes, genotype.edges_per_node):
+        raise UserError(
+            f"genotype: it has {genotype.num_nodes} nodes with {genotype.edges_per_node} edges, but its space"
+            f" '{space.name}' has {space.num_nodes} with {space.edges_per_node}; it is of another space"
+        )
+    foreign = sorted(genotype.operations() - set(space.operations))
+    if foreign:
+        raise UserError(
+            f"genotype: operation '{foreign[0]}' is not in its space '{space.name}'"
+            f" ({', '.join(space.operations)}); it is of another space"
+        )
+    return space

@@ -1,0 +1,160 @@
+"""The search space: which operations, how a cell is wired, how supernet and final network differ.
+
+A space is one YAML file in `search_spaces/`. A mapping with a key `base` starts from another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from binas.binarize import Binarization
+from binas.config import Config, build, find_file, merged, read_mapping
+from binas.errors import UserError
+from binas.ops import OPS, OpContext
+
+
+class Grouping(Config):
+    """How group convolutions divide channels; one of the two numbers is set."""
+
+    channels_per_group: int | None = Field(4, ge=1)
+    """Channels in each group (binas 4, BATS 3 or 5)."""
+    groups: int | None = Field(None, ge=1)
+    """Number of groups; set channels_per_group to null to use it."""
+    shuffle: bool = False
+    """Whether a channel shuffle follows a group convolution."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Grouping:
+        if (self.channels_per_group is None) == (self.groups is None):
+            raise ValueError("set exactly one of channels_per_group and groups, the other to null")
+        return self
+
+
+class ZeroisePolicy(Config):
+    """What `zeroise` may do at discretisation: in the choice of an operation and the ranking of edges."""
+
+    policy: Literal["keep", "drop", "discount"] = "keep"
+    """keep: a candidate like any other; drop: never chosen; discount: its probability is divided by gamma."""
+    gamma: float = Field(1.0, gt=0)
+    """Divisor of zeroise's probability under `discount` (BNAS: 3 for transfer)."""
+
+
+class NetworkSettings(Config):
+    """Depth, width and cell settings of the supernet, or of the final network."""
+
+    init_channels: int = Field(16, ge=1)
+    """Channels of an operation in the first cell; doubled by each reduction."""
+    num_cells: int = Field(8, ge=1)
+    """Cells in a row."""
+    reductions: tuple[int, ...] | None = None
+    """Positions (from 0) of reduction cells; null: at one and two thirds of the depth."""
+    stem_multiplier: int = Field(3, ge=1)
+    """Channels of the stem, as a multiple of init_channels."""
+    preprocess: Literal["real", "binary"] = "binary"
+    """Precision of the convolutions that bring a cell's two inputs to its width."""
+    batch_norm_affine: bool = False
+    """Whether batch-norms inside cells learn scale and shift."""
+    batch_norm_after_pool: bool = True
+    """Whether pools are followed by a batch-norm."""
+
+    @field_validator("reductions")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and list(value) != sorted({position for position in value if position >= 0}):
+            raise ValueError("positions are ascending, different and not below 0")
+        return value
+
+    @model_validator(mode="after")
+    def _inside(self) -> NetworkSettings:
+        if self.reductions and self.reductions[-1] >= self.num_cells:
+            raise ValueError(
+                f"reductions: position {self.reductions[-1]} is beyond the {self.num_cells} cells (from 0)"
+            )
+        return self
+
+    def reduction_positions(self) -> tuple[int, ...]:
+        """The positions of reduction cells, defaults filled in."""
+        if self.reductions is not None:
+            return self.reductions
+        return tuple(sorted({self.num_cells // 3, 2 * self.num_cells // 3}))
+
+
+class SearchSpace(Config):
+    """Everything that defines the set of networks that a search chooses from."""
+
+    name: str = "unnamed"
+    operations: tuple[str, ...] = Field(min_length=1)
+    """Candidate operations, by registered name; their order is the order of the alphas."""
+    num_nodes: int = Field(4, ge=1, le=16)
+    """Intermediate nodes of a cell."""
+    edges_per_node: int = Field(2, ge=1)
+    """Incoming edges that each node keeps."""
+    inter_cell_skip: bool = True
+    """Whether the previous cell's output is added to a cell's output (not in cell 0)."""
+    reduction_skip: Literal["real", "binary", "avg_pool"] = "real"
+    """The inter-cell skip of reduction cells: 2×2 stride-2 convolution, real or binary, or average pool."""
+    activation: Literal["relu", "prelu", "none"] = "relu"
+    """What follows each binary convolution."""
+    grouping: Grouping = Grouping()
+    zeroise: ZeroisePolicy = ZeroisePolicy()
+    max_skips: int | None = Field(None, ge=0)
+    """At most so many skips in a normal cell; null: any number."""
+    binarization: Binarization = Binarization()
+    supernet: NetworkSettings = NetworkSettings()
+    """Settings of the network that is searched."""
+    network: NetworkSettings = NetworkSettings()
+    """Settings of the network that is retrained."""
+
+    @field_validator("operations")
+    @classmethod
+    def _different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for name in dict.fromkeys(value) if value.count(name) > 1]
+        if twice:
+            raise ValueError(f"'{twice[0]}' stands twice")
+        if value == ("zeroise",):
+            raise ValueError("a space of zeroise alone computes nothing; add an operation")
+        return value
+
+    def check_operations(self) -> None:
+        """Raises a `UserError` for an operation that is neither the package's own nor a loaded plug-in's."""
+        for name in self.operations:
+            try:
+                OPS[name]
+            except UserError as error:
+                raise UserError(
+                    f"search space '{self.name}': operations: {error}."
+                    " An operation of your own comes with --plugins FILE"
+                ) from None
+
+    def context(
+        self, settings: NetworkSettings, binarizations: tuple[Binarization, ...] = ()
+    ) -> OpContext:
+        """What operations are told when they are built for a network with these settings."""
+        return OpContext(
+            binarizations=binarizations or (self.binarization,),
+            activation=self.activation,
+            batch_norm_affine=settings.batch_norm_affine,
+            batch_norm_after_pool=settings.batch_norm_after_pool,
+            normalized_input=not settings.batch_norm_affine,
+            channels_per_group=self.grouping.channels_per_group,
+            groups=self.grouping.groups,
+            channel_shuffle=self.grouping.shuffle,
+        )
+
+
+def space_mapping(value: Any) -> dict[str, Any]:
+    """The whole mapping of a space given by name or path, or by changes to a `base`."""
+    if isinstance(value, str):
+        return space_mapping(read_mapping(find_file(value, "search_spaces")))
+    if not isinstance(value, Mapping):
+        raise UserError(f"space: a name, a file or a mapping is expected, not {value!r:.80}")
+    changes = {key: inner for key, inner in value.items() if key != "base"}
+    return merged(space_mapping(value["base"]), changes) if "base" in value else changes
+
+
+def load_space(value: str | Mapping[str, Any], source: str = "") -> SearchSpace:
+    """The search space given by name, path or mapping."""
+    return build(SearchSpace, space_mapping(value), source or (value if isinstance(value, str) else "space"))

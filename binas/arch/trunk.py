@@ -1,0 +1,75 @@
+"""What supernet and network have in common: stem, cells in a row, head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from binas.arch.cell import Cell, global_average
+from binas.arch.layout import EdgeOperations, plan_cells
+from binas.arch.space import NetworkSettings, SearchSpace
+from binas.binarize import Binarization
+
+
+class Trunk(nn.Module):
+    """Stem, cells and head of a network over a search space.
+
+    The stem is batch-norm, real-valued 3×3 convolution, ReLU; the head is a global average and a
+    real-valued linear layer.
+
+    Args:
+        space: the search space.
+        settings: depth, width and cell settings: `space.supernet` or `space.network`.
+        edges: for each cell kind, the operations on each edge.
+        in_channels: of the images.
+        num_classes: outputs of the head.
+        binarizations: of all training stages; empty means the space's own.
+    Shape: (N, in_channels, H, W) -> (N, num_classes).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        settings: NetworkSettings,
+        edges: Mapping[str, EdgeOperations],
+        in_channels: int,
+        num_classes: int,
+        binarizations: tuple[Binarization, ...] = (),
+    ) -> None:
+        super().__init__()
+        space.check_operations()
+        self.space, self.settings = space, settings
+        self.in_channels, self.num_classes = in_channels, num_classes
+        stem_channels = settings.stem_multiplier * settings.init_channels
+        self.stem = nn.Sequential(
+            nn.BatchNorm2d(in_channels),
+            nn.Conv2d(in_channels, stem_channels, 3, padding=1, bias=False),
+            nn.ReLU(),
+        )
+        columns = {name: column for column, name in enumerate(space.operations)}
+        context = space.context(settings, binarizations)
+        skip = space.reduction_skip if space.inter_cell_skip else None
+        self.plans = plan_cells(settings, space.num_nodes)
+        self.cells = nn.ModuleList(
+            Cell(plan, space.num_nodes, edges[plan.kind], columns, settings.preprocess, skip, context)
+            for plan in self.plans
+        )
+        self.classifier = nn.Linear(space.num_nodes * self.plans[-1].channels, num_classes)
+
+    def run(
+        self,
+        x: Tensor,
+        edge_weights: Mapping[str, Tensor] | None = None,
+        drop_rate: float = 0.0,
+        watch: Callable[[int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """The logits; `watch` is called with each cell's index and output."""
+        before = previous = self.stem(x)
+        for plan, cell in zip(self.plans, self.cells, strict=True):
+            weights = None if edge_weights is None else edge_weights[plan.kind]
+            before, previous = previous, cell(before, previous, weights, drop_rate)
+            if watch is not None:
+                watch(plan.index, previous)
+        logits: Tensor = self.classifier(global_average(previous))
+        return logits
