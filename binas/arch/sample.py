@@ -1,0 +1,59 @@
+"""Random genotypes of a space: the control that every search has to beat."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from binas.arch.discretize import genotype_of
+from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype, PluginRecord
+from binas.arch.space import SearchSpace
+from binas.errors import UserError
+
+MAX_DRAWS = 10_000
+
+
+def random_genotype(
+    space: SearchSpace, generator: random.Random, plugins: tuple[PluginRecord, ...] = ()
+) -> Genotype:
+    """A genotype drawn uniformly under the space's zeroise policy.
+
+    Each node gets `edges_per_node` different sources and an operation for each: under `drop` never
+    zeroise, under `discount` zeroise with 1/gamma of another operation's weight. A cell in which no path
+    leads from an input to the output is drawn again, and so is one with more skips than `max_skips`.
+    """
+    space.check_operations()
+    cells = {kind: _random_cell(space, generator, kind) for kind in CELL_KINDS}
+    return genotype_of(cells, space, plugins)
+
+
+def _random_cell(space: SearchSpace, generator: random.Random, kind: str) -> Sequence[Edge]:
+    weights = [_weight(name, space) for name in space.operations]
+    for _ in range(MAX_DRAWS):
+        edges = []
+        for node in range(2, 2 + space.num_nodes):
+            sources = sorted(generator.sample(range(node), min(space.edges_per_node, node)))
+            operations = generator.choices(space.operations, weights, k=len(sources))
+            edges += [Edge(node, source, op) for source, op in zip(sources, operations, strict=True)]
+        too_many = (
+            kind == "normal"
+            and space.max_skips is not None
+            and sum(edge.op == "skip" for edge in edges) > space.max_skips
+        )
+        if not too_many and _reaches_output(edges):
+            return edges
+    raise UserError(f"search space '{space.name}': none of {MAX_DRAWS} random cells obeyed its limits")
+
+
+def _reaches_output(edges: Sequence[Edge]) -> bool:
+    live = {0, 1}
+    for edge in edges:
+        if edge.op != ZEROISE and edge.source in live:
+            live.add(edge.node)
+    return len(live) > 2
+
+
+def _weight(name: str, space: SearchSpace) -> float:
+    if name != ZEROISE or space.zeroise.policy == "keep":
+        return 1.0
+    return 0.0 if space.zeroise.policy == "drop" else 1 / space.zeroise.gamma
