@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from binas.data import bundled, synthetic
-from binas.data.source import DATASETS, ArraySource, RawData, Source
-
-__all__ = ["DATASETS", "ArraySource", "RawData", "Source", "bundled", "synthetic"]
+from binas.data import bundled as bundled
+from binas.data import folder as folder
+from binas.data import photos as photos
+from binas.data import published as published
+from binas.data import synthetic as synthetic
+from binas.data.source import DATASETS as DATASETS
+from binas.data.source import ArraySource as ArraySource
+from binas.data.source import RawData as RawData
+from binas.data.source import Source as Source
