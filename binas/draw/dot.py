@@ -17,15 +17,24 @@ FONT = "Helvetica,Arial,sans-serif"
 def dot_graph(genotype: Genotype, categories: Mapping[str, str] | None = None) -> graphviz.Digraph:
     """Both cells side by side, titled, with a legend below; `.source` is the text."""
     drawing = graphviz.Digraph("cells")
-    drawing.attr(rankdir="TB", nodesep="0.16", ranksep="0.28", fontname=FONT, labelloc="b",
-                 bgcolor="white", pad="0.2", label=_legend())
+    drawing.attr(
+        rankdir="TB",
+        nodesep="0.16",
+        ranksep="0.28",
+        fontname=FONT,
+        labelloc="b",
+        bgcolor="white",
+        pad="0.2",
+        label=_legend(),
+    )
     drawing.attr("node", fontname=FONT, fontsize="10", height="0.26", margin="0.09,0.04")
     drawing.attr("edge", fontname=FONT, arrowsize="0.6")
     for kind in CELL_KINDS:
         boxes, links = scene(cell_graph(genotype, kind, categories))
         with drawing.subgraph(name=f"cluster_{kind}") as cell:
-            cell.attr(label=f"<<B>{TITLES[kind]}</B>>", labelloc="t", fontsize="13", color="white",
-                      margin="14")
+            cell.attr(
+                label=f"<<B>{TITLES[kind]}</B>>", labelloc="t", fontsize="13", color="white", margin="14"
+            )
             for box in boxes:
                 cell.node(f"{kind}_{box.name}", _label(box), **_box_style(box))
             for link in links:
@@ -47,14 +56,22 @@ def _label(box: Box) -> str:
 def _box_style(box: Box) -> dict[str, str]:
     look = look_of(box.kind, box.dead)
     style = ["filled", *(["rounded"] if look.rounded else []), *(["dashed"] if look.dashed else [])]
-    return {"shape": "box", "style": ",".join(style), "fillcolor": look.fill, "color": look.line,
-            "fontcolor": look.text}
+    return {
+        "shape": "box",
+        "style": ",".join(style),
+        "fillcolor": look.fill,
+        "color": look.line,
+        "fontcolor": look.text,
+    }
 
 
 def _link_style(link: Link) -> dict[str, str]:
     look = look_of(link.kind, link.dead)
-    return {"color": look.line, "style": "dashed" if look.dashed else "solid",
-            "arrowhead": "normal" if link.arrow else "none"}
+    return {
+        "color": look.line,
+        "style": "dashed" if look.dashed else "solid",
+        "arrowhead": "normal" if link.arrow else "none",
+    }
 
 
 def _legend() -> str:
@@ -66,4 +83,6 @@ def _legend() -> str:
             f'<TD BORDER="1" BGCOLOR="{look.fill}" COLOR="{look.line}" STYLE="{style}" WIDTH="18"></TD>'
             f'<TD ALIGN="LEFT">{html.escape(text)}  </TD>'
         )
-    return f'<<FONT POINT-SIZE="10"><TABLE BORDER="0" CELLSPACING="4"><TR>{"".join(cells)}</TR></TABLE></FONT>>'
+    return (
+        f'<<FONT POINT-SIZE="10"><TABLE BORDER="0" CELLSPACING="4"><TR>{"".join(cells)}</TR></TABLE></FONT>>'
+    )

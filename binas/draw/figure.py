@@ -19,6 +19,7 @@ from binas.draw.style import LEGEND, TITLES, Look, look_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     from matplotlib.axes import Axes
 
 FONT = "DejaVu Sans"  # travels with matplotlib, so a picture looks the same everywhere
@@ -39,8 +40,8 @@ def figure(
     """The cells of those kinds side by side, titled, with a legend; sized to what it holds."""
     scenes = [scene(cell_graph(genotype, kind, categories)) for kind in kinds]
     layouts = [place(boxes, links, {box.name: _size(box) for box in boxes}) for boxes, links in scenes]
-    legend = _legend_rows(max(sum(layout.width for layout in layouts) + CELL_GAP * (len(kinds) - 1), 200.0))
     cells_width = sum(layout.width for layout in layouts) + CELL_GAP * (len(kinds) - 1)
+    legend = _legend_rows(cells_width)
     width = max(cells_width, *(_row_width(row) for row in legend)) + 2 * MARGIN
     cells_height = TITLE_HEIGHT + max(layout.height for layout in layouts)
     height = cells_height + LEGEND_HEIGHT * (len(legend) + 0.5) + 2 * MARGIN
@@ -53,8 +54,16 @@ def figure(
     left = (width - cells_width) / 2
     for kind, (boxes, links), layout in zip(kinds, scenes, layouts, strict=True):
         middle = left + layout.width / 2
-        axes.text(middle, MARGIN + 8, TITLES[kind], fontsize=12, fontweight="bold", ha="center",
-                  va="center", family=FONT)
+        axes.text(
+            middle,
+            MARGIN + 8,
+            TITLES[kind],
+            fontsize=12,
+            fontweight="bold",
+            ha="center",
+            va="center",
+            family=FONT,
+        )
         _draw_cell(axes, boxes, links, layout, (left, MARGIN + TITLE_HEIGHT))
         left += layout.width + CELL_GAP
     for number, row in enumerate(legend):
@@ -62,7 +71,7 @@ def figure(
     return drawing
 
 
-def cell_image(genotype: Genotype, categories: Mapping[str, str] | None = None) -> np.ndarray:
+def cell_image(genotype: Genotype, categories: Mapping[str, str] | None = None) -> npt.NDArray[np.uint8]:
     """Both cells as an RGB image for a log.
 
     Shape: (H, W, 3), uint8.
@@ -70,7 +79,7 @@ def cell_image(genotype: Genotype, categories: Mapping[str, str] | None = None) 
     return image(figure(genotype, categories=categories))
 
 
-def image(drawing: Figure, dpi: int = IMAGE_DPI) -> np.ndarray:
+def image(drawing: Figure, dpi: int = IMAGE_DPI) -> npt.NDArray[np.uint8]:
     """A figure as pixels.
 
     Shape: (H, W, 3), uint8.
@@ -79,8 +88,8 @@ def image(drawing: Figure, dpi: int = IMAGE_DPI) -> np.ndarray:
 
     drawing.set_dpi(dpi)
     canvas = FigureCanvasAgg(drawing)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
 def _text_width(text: str, size: float = TEXT_SIZE) -> float:
@@ -109,9 +118,17 @@ def _draw_cell(
         _draw_box(axes, at.x + origin[0], at.y + origin[1], at.width, at.height, look_of(box.kind, box.dead))
         subscripted = box.kind == "end" and "{" in box.text
         axes.text(
-            at.x + origin[0], at.y + origin[1], f"${box.text}$" if subscripted else box.text,
-            fontsize=TEXT_SIZE + 1.5 * subscripted, color=look_of(box.kind, box.dead).text, ha="center",
-            va="center", linespacing=1.1, family=FONT, parse_math=subscripted, zorder=3,
+            at.x + origin[0],
+            at.y + origin[1],
+            f"${box.text}$" if subscripted else box.text,
+            fontsize=TEXT_SIZE + 1.5 * subscripted,
+            color=look_of(box.kind, box.dead).text,
+            ha="center",
+            va="center",
+            linespacing=1.1,
+            family=FONT,
+            parse_math=subscripted,
+            zorder=3,
         )
 
 
@@ -120,8 +137,15 @@ def _draw_box(axes: Axes, x: float, y: float, width: float, height: float, look:
     style = f"round,pad=0,rounding_size={rounding}" if look.rounded else "square,pad=0"
     axes.add_patch(
         FancyBboxPatch(
-            (x - width / 2, y - height / 2), width, height, boxstyle=style, facecolor=look.fill,
-            edgecolor=look.line, linewidth=1.1, linestyle=(0, (3, 2)) if look.dashed else "-", zorder=2,
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            boxstyle=style,
+            facecolor=look.fill,
+            edgecolor=look.line,
+            linewidth=1.1,
+            linestyle=(0, (3, 2)) if look.dashed else "-",
+            zorder=2,
         )
     )
 
@@ -138,13 +162,22 @@ def _draw_link(axes: Axes, route: Sequence[Point], link: Link) -> None:
             points += [(x0, (y0 + y1) / 2), (x1, (y0 + y1) / 2), (x1, y1)]
             codes += [Curve.CURVE4] * 3
     axes.add_patch(
-        PathPatch(Curve(points, codes), facecolor="none", edgecolor=look.line, linewidth=1.1,
-                  linestyle=(0, (3, 2)) if look.dashed else "-", capstyle="butt", zorder=1)
+        PathPatch(
+            Curve(points, codes),
+            facecolor="none",
+            edgecolor=look.line,
+            linewidth=1.1,
+            linestyle=(0, (3, 2)) if look.dashed else "-",
+            capstyle="butt",
+            zorder=1,
+        )
     )
     if link.arrow:
         x, y = route[-1]
-        head = Curve([(x, y), (x - 2.8, y - 6.5), (x + 2.8, y - 6.5), (x, y)],
-                     [Curve.MOVETO, Curve.LINETO, Curve.LINETO, Curve.CLOSEPOLY])
+        head = Curve(
+            [(x, y), (x - 2.8, y - 6.5), (x + 2.8, y - 6.5), (x, y)],
+            [Curve.MOVETO, Curve.LINETO, Curve.LINETO, Curve.CLOSEPOLY],
+        )
         axes.add_patch(PathPatch(head, facecolor=look.line, edgecolor="none", zorder=1.5))
 
 
@@ -160,13 +193,8 @@ def _row_width(row: Sequence[tuple[str, str]]) -> float:
     return sum(_entry_width(text) for _, text in row) + ENTRY_GAP * (len(row) - 1)
 
 
-def _legend_rows(width: float) -> list[list[tuple[str, str]]]:
-    rows: list[list[tuple[str, str]]] = [[]]
-    for entry in LEGEND:
-        if rows[-1] and _row_width([*rows[-1], entry]) > width:
-            rows.append([])
-        rows[-1].append(entry)
-    return rows
+def _legend_rows(width: float) -> list[Sequence[tuple[str, str]]]:
+    return [LEGEND] if _row_width(LEGEND) <= width else [LEGEND[:2], LEGEND[2:]]
 
 
 def _draw_legend(axes: Axes, row: Sequence[tuple[str, str]], middle: float, y: float) -> None:

@@ -55,9 +55,7 @@ def category(operation: str) -> str:
     return "binary" if "binary" in operation.split("_") else "real"
 
 
-def cell_graph(
-    genotype: Genotype, kind: str, categories: Mapping[str, str] | None = None
-) -> nx.MultiDiGraph:
+def cell_graph(genotype: Genotype, kind: str, categories: Mapping[str, str] | None = None) -> nx.MultiDiGraph:
     """The cell of that kind, `normal` or `reduce`, with its inputs, its output and what is dead.
 
     Args:
@@ -89,13 +87,18 @@ def cell_graph(
 
 def scene(graph: nx.MultiDiGraph) -> tuple[list[Box], list[Link]]:
     """The boxes and links of a cell's picture; an operation stands in the layer above its node."""
-    layer: dict[int | str, int] = {number: 0 for number in range(NUM_INPUTS)}
+    layer: dict[int | str, int] = dict.fromkeys(range(NUM_INPUTS), 0)
     for node in sorted(node for node in graph if node != OUTPUT and node >= NUM_INPUTS):
         layer[node] = 2 + max(layer[source] for source in graph.predecessors(node))
     layer[OUTPUT] = 1 + max(layer.values())
     boxes = [
-        Box(str(node), data["label"], "node" if node in range(NUM_INPUTS, len(graph)) else "end",
-            data["dead"], layer[node])
+        Box(
+            str(node),
+            data["label"],
+            "node" if node in range(NUM_INPUTS, len(graph)) else "end",
+            data["dead"],
+            layer[node],
+        )
         for node, data in graph.nodes(data=True)
     ]
     links = []

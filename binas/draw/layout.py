@@ -7,6 +7,8 @@ constraint that boxes keep their distance. Everything is in points, y grows down
 
 from __future__ import annotations
 
+import itertools
+import random
 from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +21,9 @@ BOX_GAP = 10.0  # between neighbours of one layer
 LAYER_GAP = 30.0
 LANE = 5.0  # width kept free for a line that passes a layer
 PORT_GAP = 9.0  # between the ends of two lines at one box
-ORDER_SWEEPS = 24
-POSITION_SWEEPS = 60
+ORDER_STARTS = 12
+ORDER_SWEEPS = 10
+POSITION_SWEEPS = 120
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def place(boxes: Sequence[Box], links: Sequence[Link], sizes: Mapping[str, tuple
     layer = {box.name: box.layer for box in boxes}
     chains = [_chain(index, link, layer) for index, link in enumerate(links)]
     widths = {name: sizes[name][0] if name in sizes else LANE for name in layer}
-    segments = [pair for chain in chains for pair in zip(chain, chain[1:], strict=False)]
+    segments = [pair for chain in chains for pair in itertools.pairwise(chain)]
     order = _ordered(layer, segments)
     x = _positions(order, segments, widths, set(sizes))
     bands = _bands(order, sizes)
@@ -85,29 +88,38 @@ def _neighbours(segments: Sequence[tuple[str, str]]) -> tuple[dict[str, list[str
 
 
 def _ordered(layer: Mapping[str, int], segments: Sequence[tuple[str, str]]) -> list[list[str]]:
-    """Names layer by layer, sorted by the mean position of their neighbours while crossings fall."""
+    """Names layer by layer, in the order with the fewest crossings among those of several starts."""
     above, below = _neighbours(segments)
     order: list[list[str]] = [[] for _ in range(max(layer.values()) + 1)]
     for name, number in layer.items():
         order[number].append(name)
     best, fewest = [list(names) for names in order], _crossings(order, below)
-    for sweep in range(ORDER_SWEEPS):
-        downwards = sweep % 2 == 0
-        near = above if downwards else below
-        # the first layer holds the two inputs, whose order the reader expects
-        for number in range(1, len(order)) if downwards else range(len(order) - 2, 0, -1):
-            beside = order[number - 1 if downwards else number + 1]
-            rank = {name: position for position, name in enumerate(beside)}
-            means = {
-                name: sum(rank[other] for other in near[name]) / len(near[name]) if near.get(name) else -1.0
-                for name in order[number]
-            }
-            order[number].sort(key=means.__getitem__)
-        _swap_neighbours(order, above, below)
-        crossings = _crossings(order, below)
-        if crossings < fewest:
-            best, fewest = [list(names) for names in order], crossings
+    shuffle = random.Random(0).shuffle  # a fixed seed: the same cell, the same picture
+    for _ in range(ORDER_STARTS):
+        for sweep in range(ORDER_SWEEPS):
+            _sort_by_neighbours(order, above if sweep % 2 == 0 else below, downwards=sweep % 2 == 0)
+            _swap_neighbours(order, above, below)
+            crossings = _crossings(order, below)
+            if crossings < fewest:
+                best, fewest = [list(names) for names in order], crossings
+        if fewest == 0:
+            break
+        for names in order[1:]:
+            shuffle(names)
     return best
+
+
+def _sort_by_neighbours(order: list[list[str]], near: Mapping[str, list[str]], downwards: bool) -> None:
+    """Sorts each layer by the mean position of its neighbours in the layer done before it."""
+    # the first layer holds the two inputs, whose order the reader expects
+    for number in range(1, len(order)) if downwards else range(len(order) - 2, 0, -1):
+        rank = {name: place for place, name in enumerate(order[number - 1 if downwards else number + 1])}
+        means = {name: _mean([rank[other] for other in near.get(name, ())]) for name in order[number]}
+        order[number].sort(key=means.__getitem__)
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else -1.0
 
 
 def _swap_neighbours(
@@ -129,7 +141,7 @@ def _swap_neighbours(
 
 def _crossings(order: Sequence[Sequence[str]], below: Mapping[str, list[str]]) -> int:
     total = 0
-    for names, under in zip(order, order[1:], strict=False):
+    for names, under in itertools.pairwise(order):
         rank = {name: position for position, name in enumerate(under)}
         seen: list[int] = []
         for name in names:
@@ -149,7 +161,7 @@ def _positions(
     """Horizontal centres: each layer in turn moves to where its neighbours pull it."""
     pulls: dict[str, list[tuple[str, float]]] = {}
     for start, end in segments:
-        weight = (1.0, 2.0, 8.0)[(start not in boxes) + (end not in boxes)]  # long lines run straight
+        weight = (1.0, 2.0, 16.0)[(start not in boxes) + (end not in boxes)]  # long lines run straight
         pulls.setdefault(start, []).append((end, weight))
         pulls.setdefault(end, []).append((start, weight))
     x: dict[str, float] = {}
@@ -170,7 +182,7 @@ def _positions(
 
 def _offsets(names: Sequence[str], widths: Mapping[str, float]) -> list[float]:
     offsets = [0.0]
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in itertools.pairwise(names):
         offsets.append(offsets[-1] + (widths[first] + widths[second]) / 2 + BOX_GAP)
     return offsets
 

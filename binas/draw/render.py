@@ -6,7 +6,6 @@ Formats: svg, png and pdf pictures, dot text. Files appear whole or not at all, 
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from binas.arch.genotype import Genotype
 from binas.errors import UserError
+from binas.run.files import write_atomic
 
 ENDINGS = ("svg", "png", "pdf", "dot")
 PNG_DPI = 200
@@ -35,11 +35,7 @@ def draw(genotype: Genotype, path: Path | str, categories: Mapping[str, str] | N
     if ending not in ENDINGS:
         raise UserError(f"{path}: cannot draw '{path.suffix}'; end the name in .{', .'.join(ENDINGS)}")
     content = _rendered(genotype, ending, categories)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    write_atomic(path, content)
     return path
 
 
@@ -48,7 +44,7 @@ def _rendered(genotype: Genotype, ending: str, categories: Mapping[str, str] | N
 
     drawing = dot_graph(genotype, categories)
     if ending == "dot":
-        return drawing.source.encode()
+        return str(drawing.source).encode()
     import graphviz
 
     if shutil.which("dot"):
@@ -69,16 +65,5 @@ def _by_matplotlib(genotype: Genotype, ending: str, categories: Mapping[str, str
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "binas"}):
-        figure(genotype, categories=categories).savefig(
-            buffer, format=ending, dpi=PNG_DPI, metadata=metadata
-        )
+        figure(genotype, categories=categories).savefig(buffer, format=ending, dpi=PNG_DPI, metadata=metadata)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
