@@ -32,6 +32,9 @@ PHOTOS = {
     "temple": ("sklearn", "datasets/images/china.jpg"),
 }
 
+# grey levels; the black frame around the retina says nothing about it
+MIN_DEVIATION = 2.0
+
 
 @DATASETS.register("photo_patches")
 def photo_patches(config: DataConfig) -> RawData:
@@ -69,6 +72,7 @@ def is_test_column(num_columns: int, fraction: float) -> Tensor:
 
 
 def _capped(patches: Tensor, cap: int, purpose: str, seed: int) -> Tensor:
+    patches = patches[patches.flatten(1).float().std(dim=1) >= MIN_DEVIATION]
     chosen = torch.randperm(len(patches), generator=seeded(f"photo {purpose}", seed))[:cap]
     return patches[chosen.sort().values].contiguous()
 

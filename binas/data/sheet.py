@@ -42,7 +42,7 @@ def summarize(data: Data) -> str:
 
 
 def save_grid(data: Data, path: Path) -> None:
-    """Writes a PNG of ten training images of each class, at most twenty classes, one class a row."""
+    """Writes a PNG with one class a row: ten training images of each of at most twenty classes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,7 +65,7 @@ def save_grid(data: Data, path: Path) -> None:
     axes.set_title(f"{data.name}: training images{of_all}", parse_math=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", dpi=120)
+        figure.savefig(path, format="png", dpi=120, bbox_inches="tight")
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -76,7 +76,8 @@ def _mosaic(data: Data, num_rows: int) -> np.ndarray:
     mosaic: Tensor = torch.full(shape, 255, dtype=torch.uint8)
     training = data.train()
     for row in range(num_rows):
-        members = (training.labels == row).nonzero().flatten()[:COLUMNS]
+        members = (training.labels == row).nonzero().flatten()
+        members = members[:: max(len(members) // COLUMNS, 1)][:COLUMNS]
         for column, image in enumerate(training.read(members)):
             top, left = row * (height + GAP), column * (width + GAP)
             mosaic[:, top : top + height, left : left + width] = image
