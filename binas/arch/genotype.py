@@ -8,7 +8,6 @@ A genotype never builds a model.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +23,8 @@ NUM_INPUTS = 2
 ZEROISE = "zeroise"
 CELL_KINDS = ("normal", "reduce")
 FORMAT = "binas-genotype"
+MAX_NODES = 16
+MAX_NAME = 100  # characters of an operation's name
 
 
 class Edge(NamedTuple):
@@ -49,13 +50,13 @@ class Genotype(Config):
     Raises a `UserError` from `read_genotype` for every way in which a file can be wrong.
     """
 
-    format: Literal["binas-genotype"] = FORMAT
+    format: Literal["binas-genotype"] = "binas-genotype"
     version: Literal[1] = 1
     space: dict[str, Any] = {}
     """The search space, whole, so that the next command needs only this file."""
-    num_nodes: int = Field(4, ge=1, le=16)
+    num_nodes: int = Field(4, ge=1, le=MAX_NODES, strict=True)
     """Intermediate nodes of a cell."""
-    edges_per_node: int = Field(2, ge=1)
+    edges_per_node: int = Field(2, ge=1, le=MAX_NODES + 1, strict=True)
     normal: tuple[Edge, ...]
     reduce: tuple[Edge, ...]
     plugins: tuple[PluginRecord, ...] = ()
@@ -107,9 +108,7 @@ class Genotype(Config):
         lines = []
         for key, value in fields.items():
             if key in CELL_KINDS:
-                edges = ",\n".join(
-                    "    " + json.dumps(Edge(*edge)._asdict()) for edge in value
-                )
+                edges = ",\n".join("    " + json.dumps(Edge(*edge)._asdict()) for edge in value)
                 lines.append(f'  "{key}": [\n{edges}\n  ]')
             else:
                 text = json.dumps(value, indent=2).replace("\n", "\n  ")
@@ -120,17 +119,23 @@ class Genotype(Config):
 def parse_genotype(text: str, source: str) -> Genotype:
     """The genotype that a JSON text holds; `source` names it in errors."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_without_doubles)
+        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()  # what cannot be written again
     except (ValueError, RecursionError) as error:
         raise UserError(f"{source}: not a whole JSON genotype: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"{source}: not a genotype: key 'format' is not '{FORMAT}'")
-    if data.get("version") != 1:
+    if data.get("version") != 1 or type(data["version"]) is not int:
         raise UserError(
             f"{source}: genotype version {data.get('version')!r} is not known (known: 1);"
             " a newer binas may read it"
         )
-    return build(Genotype, data, source)
+    genotype = build(Genotype, data, source)
+    try:
+        genotype.model_dump(mode="json")
+    except ValueError as error:
+        raise UserError(f"{source}: cannot be written again: {error}") from None
+    return genotype
 
 
 def read_genotype(path: Path, known_operations: Iterable[str]) -> Genotype:
@@ -154,6 +159,13 @@ def cell_edges(num_nodes: int) -> list[tuple[int, int]]:
     return [(node, source) for node in nodes for source in range(node)]
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key stands twice in a mapping")
+    return mapping
+
+
 def _read_edge(value: Any) -> Edge:
     if isinstance(value, Edge):
         return value
@@ -164,6 +176,8 @@ def _read_edge(value: Any) -> Edge:
         and len(value) == 3
         and all(type(number) is int for number in value[:2])
         and isinstance(value[2], str)
+        and 0 < len(value[2]) <= MAX_NAME
+        and value[2].isprintable()
     ):
         return Edge(*value)
     raise ValueError(f"an edge is written {{node: 2, source: 0, op: skip}}, not {value!r:.80}")
@@ -206,24 +220,79 @@ def _pruned(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     return tuple(edge._replace(op=ZEROISE) if edge.source in dead else edge for edge in edges)
 
 
-def _canonical(edges: Sequence[Edge]) -> list[list[Any]]:
-    """The live edges under the numbering of nodes that gives the smallest list.
-
-    Nodes are first told apart by their whole ancestry; only those with the same one are permuted.
-    """
+def _canonical(edges: Sequence[Edge]) -> str:
+    """A text that two cells share exactly when their live parts differ only in the naming of nodes."""
     live = [edge for edge in _pruned(edges) if edge.op != ZEROISE]
-    ancestry: dict[int, str] = {number: str(number) for number in range(NUM_INPUTS)}
-    for node in sorted({edge.node for edge in live}):
-        inputs = sorted(f"{edge.op}({ancestry[edge.source]})" for edge in live if edge.node == node)
-        ancestry[node] = hashlib.sha256("+".join(inputs).encode()).hexdigest()
-    nodes = sorted((text, node) for node, text in ancestry.items() if node >= NUM_INPUTS)
-    alike = [[node for _, node in group] for _, group in itertools.groupby(nodes, key=lambda n: n[0])]
-    candidates = []
-    for orders in itertools.product(*(itertools.permutations(group) for group in alike)):
-        order = list(itertools.chain.from_iterable(orders))
-        number = {node: NUM_INPUTS + position for position, node in enumerate(order)}
-        number |= {node: node for node in range(NUM_INPUTS)}
-        candidates.append(sorted([number[e.node], number[e.source], e.op] for e in live))
-    return min(candidates)
+    colours = {number: str(number) for number in range(NUM_INPUTS)}
+    return _form({edge.node for edge in live}, live, colours)
 
 
+def _form(nodes: set[int], edges: Sequence[Edge], colours: dict[int, str]) -> str:
+    """The canonical text of some nodes and the edges at them; nodes outside are told by their colours.
+
+    Nodes whose surroundings tell them apart are settled, what hangs together among the others is done
+    piece by piece, and where nothing is told apart each candidate is marked in turn and the least text
+    wins. Candidates that one numbering shows to be the same need one try: sixteen twins are not 16! tries.
+    """
+    colours = _refined(nodes, edges, colours)
+    alike = _alike(nodes, colours)
+    shared = {node for group in alike if len(group) > 1 for node in group}
+    pieces = _pieces(shared, edges)
+    if pieces == [nodes]:
+        marked = [{**colours, node: "marked"} for node in alike[0]]
+        tries = {_example(nodes, edges, colouring): colouring for colouring in marked}
+        return min(_form(nodes, edges, colouring) for colouring in tries.values())
+    settled = sorted(
+        [colours[edge.node], colours[edge.source], edge.op]
+        for edge in edges
+        if edge.node not in shared and edge.source not in shared
+    )
+    inner = [[edge for edge in edges if edge.node in piece or edge.source in piece] for piece in pieces]
+    forms = sorted(_form(piece, some, colours) for piece, some in zip(pieces, inner, strict=True))
+    return json.dumps([settled, forms])
+
+
+def _example(nodes: set[int], edges: Sequence[Edge], colours: dict[int, str]) -> str:
+    """The text under one numbering, some choices free: equal for two colourings only if they are one."""
+    while True:
+        colours = _refined(nodes, edges, colours)
+        first = _alike(nodes, colours)[0]
+        if len(first) == 1:
+            return json.dumps(sorted([colours[node], colours[source], op] for node, source, op in edges))
+        colours = {**colours, min(first): "marked"}
+
+
+def _alike(nodes: set[int], colours: dict[int, str]) -> list[set[int]]:
+    """Nodes of one colour together, the smallest set of more than one node first."""
+    groups: dict[str, set[int]] = {}
+    for node in nodes:
+        groups.setdefault(colours[node], set()).add(node)
+    order = sorted(groups, key=lambda colour: (len(groups[colour]) == 1, len(groups[colour]), colour))
+    return [groups[colour] for colour in order]
+
+
+def _refined(nodes: set[int], edges: Sequence[Edge], colours: dict[int, str]) -> dict[int, str]:
+    """Colours that tell nodes apart by what enters and leaves them, however far away."""
+    colours = dict.fromkeys(nodes, "") | colours
+    for _ in nodes:
+        near: dict[int, list[str]] = {node: [] for node in nodes}
+        for edge in edges:
+            if edge.node in nodes:
+                near[edge.node].append(json.dumps(["in", edge.op, colours[edge.source]]))
+            if edge.source in nodes:
+                near[edge.source].append(json.dumps(["out", edge.op, colours[edge.node]]))
+        colours = colours | {
+            node: hashlib.sha256(json.dumps([colours[node], *sorted(near[node])]).encode()).hexdigest()
+            for node in nodes
+        }
+    return colours
+
+
+def _pieces(nodes: set[int], edges: Sequence[Edge]) -> list[set[int]]:
+    """The sets of nodes that hang together by edges among them."""
+    pieces = [{node} for node in sorted(nodes)]
+    for edge in edges:
+        if edge.node in nodes and edge.source in nodes:
+            joined = [piece for piece in pieces if edge.node in piece or edge.source in piece]
+            pieces = [piece for piece in pieces if piece not in joined] + [set().union(*joined)]
+    return pieces
