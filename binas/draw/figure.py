@@ -92,7 +92,8 @@ def image(drawing: Figure, dpi: int = IMAGE_DPI) -> npt.NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
-def _text_width(text: str, size: float = TEXT_SIZE) -> float:
+def text_width(text: str, size: float = TEXT_SIZE) -> float:
+    """The width of a line of text, in points."""
     if not text.strip():
         return 0.0
     return float(TextPath((0, 0), text, prop=FontProperties(family=FONT, size=size)).get_extents().width)
@@ -101,7 +102,7 @@ def _text_width(text: str, size: float = TEXT_SIZE) -> float:
 def _size(box: Box) -> tuple[float, float]:
     lines = _shown(box).split("\n")
     # subscripts are measured by the letters they are written with, a little too wide
-    return max(_text_width(line) for line in lines) + 2 * PADDING, len(lines) * LINE_HEIGHT + PADDING
+    return max(text_width(line) for line in lines) + 2 * PADDING, len(lines) * LINE_HEIGHT + PADDING
 
 
 def _shown(box: Box) -> str:
@@ -186,7 +187,7 @@ ENTRY_GAP = 18.0
 
 
 def _entry_width(text: str) -> float:
-    return SWATCH + 5.0 + _text_width(text)
+    return SWATCH + 5.0 + text_width(text)
 
 
 def _row_width(row: Sequence[tuple[str, str]]) -> float:
