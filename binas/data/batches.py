@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -128,7 +129,11 @@ def _streamed(images: StreamedImageSet, parts: Sequence[Tensor]) -> Iterator[Ten
         # its own generator, because the loader would otherwise draw a number from the global one
         generator=torch.Generator(),
     )
-    for batch in loader:
+    with warnings.catch_warnings():
+        # newer Pythons warn of any fork beside threads; these workers decode files and use no thread
+        warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+        batches = iter(loader)
+    for batch in batches:
         if isinstance(batch, str):
             raise UserError(batch)
         yield batch
