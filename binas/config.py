@@ -158,12 +158,19 @@ def with_override(data: Any, key: str, value: Any) -> Any:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it: mappings key by key, everything else replaced whole."""
+    """`base` with `changes` laid over it: mappings key by key, everything else replaced whole.
+
+    A mapping whose `name` is another one is replaced whole too: options belong to what is named, so
+    `activation: {name: approx_sign}` does not inherit the `window` of `{name: sign, window: 1.0}`.
+    """
     result = dict(base)
     for key, value in changes.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in value and value["name"] != below.get("name", value["name"])
+            result[key] = dict(value) if renamed else merged(below, value)
+        else:
+            result[key] = value
     return result
 
 
@@ -190,7 +197,7 @@ def dump(config: Config) -> str:
 
 
 def _explain(model: type[Config], details: Mapping[str, Any], source: str) -> str:
-    location = [part for part in details["loc"]]
+    location = list(details["loc"])
     key = ".".join(str(part) for part in location if _is_key(model, part))
     if details["type"] == "extra_forbidden":
         owner = _model_at(model, location[:-1])

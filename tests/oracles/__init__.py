@@ -1,0 +1,1 @@
+"""Slow and obvious versions, written from the papers, with which the package is compared."""
