@@ -21,18 +21,21 @@ Precision = Literal["real", "binary"]
 
 def convolution(
     precision: Precision, in_channels: int, out_channels: int, kernel_size: int, stride: int,
-    context: OpContext, bias: bool = False,
+    context: OpContext, setting: str, bias: bool = False,
 ) -> nn.Module:  # fmt: skip
     """A convolution of either precision, padded so that its output has ceil(H/stride) rows.
 
-    An even kernel is not padded here: its input comes padded to even size.
+    An even kernel is not padded here: its input comes padded to even size. `setting` names the key of
+    the space that chose the precision.
     """
     padding = kernel_size // 2 if kernel_size % 2 else 0
     if precision == "binary":
         return BinaryConv2d(
             in_channels, out_channels, kernel_size, stride, padding, binarizations=context.binarizations
         )
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+    real = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+    real.why_real = f"the search space says {setting}: real"  # type: ignore[assignment]
+    return real
 
 
 class Preprocess(nn.Sequential):
@@ -49,7 +52,7 @@ class Preprocess(nn.Sequential):
         affine = context.batch_norm_affine and stride == 1
         super().__init__(
             nn.BatchNorm2d(in_channels, affine=affine),
-            convolution(precision, in_channels, out_channels, 3 if stride == 2 else 1, stride, context),
+            convolution(precision, in_channels, out_channels, 3 if stride == 2 else 1, stride, context, "preprocess"),
             nn.ReLU(),
         )
 
@@ -74,7 +77,7 @@ class ReductionSkip(nn.Module):
             precision: Precision = "real" if kind == "real" else "binary"
             self.layers = nn.Sequential(
                 nn.BatchNorm2d(in_channels, affine=context.batch_norm_affine),
-                convolution(precision, in_channels, out_channels, 2, 2, context, bias=True),
+                convolution(precision, in_channels, out_channels, 2, 2, context, "reduction_skip", bias=True),
             )
 
     def forward(self, x: Tensor) -> Tensor:

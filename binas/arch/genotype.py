@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from binas.config import Config, build, read_text
 from binas.errors import UserError
+from binas.plugins import PluginRecord
 from binas.registry import nearest
 
 NUM_INPUTS = 2
@@ -33,15 +34,6 @@ class Edge(NamedTuple):
     node: int
     source: int
     op: str
-
-
-class PluginRecord(Config):
-    """A plug-in file that a genotype or checkpoint needs: its name, its hash, what it registers."""
-
-    file: str
-    """Name of the file, without its folder: a path in a data file is never imported."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    operations: tuple[str, ...] = ()
 
 
 class Genotype(Config):

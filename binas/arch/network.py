@@ -84,6 +84,8 @@ class AuxiliaryHead(nn.Module):
             nn.ReLU(),
         )
         self.classifier = nn.Linear(768, num_classes)
+        for layer in self.modules():
+            layer.why_real = "auxiliary head: used in training only"  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

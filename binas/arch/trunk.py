@@ -47,6 +47,7 @@ class Trunk(nn.Module):
             nn.Conv2d(in_channels, stem_channels, 3, padding=1, bias=False),
             nn.ReLU(),
         )
+        self.stem[1].why_real = "first layer: binarizing pixels loses most of the image"  # type: ignore[assignment]
         columns = {name: column for column, name in enumerate(space.operations)}
         context = space.context(settings, binarizations)
         skip = space.reduction_skip if space.inter_cell_skip else None
@@ -56,6 +57,7 @@ class Trunk(nn.Module):
             for plan in self.plans
         )
         self.classifier = nn.Linear(space.num_nodes * self.plans[-1].channels, num_classes)
+        self.classifier.why_real = "last layer: its outputs are compared as real numbers"  # type: ignore[assignment]
 
     def run(
         self,

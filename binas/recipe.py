@@ -1,0 +1,91 @@
+"""The recipe: one YAML file with all settings of a run, from data to the last stage of retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from binas.arch.space import SearchSpace, space_mapping
+from binas.config import Config, build, find_file, read_mapping, with_override
+from binas.data.config import DataConfig
+from binas.search.config import SearchConfig
+from binas.train.stage import RetrainConfig
+
+
+def _whole_space(value: Any) -> Any:
+    return value if isinstance(value, SearchSpace) else space_mapping(value)
+
+
+class Expected(Config):
+    """What the recipe is expected to reach; never read by a run."""
+
+    measured: Literal["by us", "not run by us"] = "not run by us"
+    """Whether the figures are our own."""
+    test_accuracy_mean: float | None = None
+    """Mean over n runs."""
+    test_accuracy_std: float | None = None
+    """Standard deviation over n runs."""
+    n: int | None = None
+    """Number of runs, each with its own seed."""
+    seconds: float | None = None
+    """Wall time of one run."""
+    machine: str | None = None
+    """Where it was run."""
+    note: str | None = None
+    """Published figures with their source, checkpoints on the way, anything else."""
+
+
+class Recipe(Config):
+    """All settings of a run; every key can be given on the command line as --key.subkey VALUE."""
+
+    name: str = Field("run", pattern=r"^[\w.-]+(/[\w.-]+)*$")
+    """Name of the run; its folder is <runs>/<name>."""
+    runs: Path = Path("runs")
+    """The folder of run folders."""
+    seed: int = Field(0, ge=0)
+    """Of everything random: the same seed gives the same result on the same machine."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads; null: torch's own choice."""
+    tensorboard: bool = True
+    """Whether to write TensorBoard data into the run folder."""
+    plugins: tuple[str, ...] = ()
+    """Files of your own that register operations; also --plugins FILE."""
+    data: DataConfig = DataConfig()
+    space: Annotated[SearchSpace, BeforeValidator(_whole_space)] = Field(
+        default_factory=lambda: SearchSpace.model_validate(space_mapping("binas"))
+    )
+    """Name or file of a search space, or a mapping that changes a `base`."""
+    search: SearchConfig = SearchConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    expected: Expected = Expected()
+
+
+def load_recipe(config: str | None, overrides: Mapping[str, Any], start: Any = None) -> Recipe:
+    """The recipe in a file, given by path or by the name of a shipped one, with overrides.
+
+    Args:
+        config: the file; None starts from `start`, or from the defaults.
+        overrides: dotted keys and their values.
+        start: a mapping to start from where there is no file, e.g. a genotype's provenance.
+    """
+    source = "defaults"
+    data: Any = start or {}
+    if config is not None:
+        path = find_file(config, "configs")
+        source, data = str(path), read_mapping(path)
+        if isinstance(data.get("plugins"), list):
+            data["plugins"] = [_beside(path, file) for file in data["plugins"]]
+    for key, value in overrides.items():
+        data = with_override(data, key, value)
+    return build(Recipe, data, source)
+
+
+def _beside(config: Path, file: Any) -> Any:
+    # a config's own plug-ins lie beside it, wherever it is used from
+    found = config.parent / str(file)
+    return str(found) if found.is_file() else file

@@ -1,0 +1,44 @@
+"""Signs that a search has collapsed: cells of skips and pools, or alphas that have stopped choosing."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
+from binas.search.config import Collapse
+
+PARAMETER_FREE = frozenset({ZEROISE, "skip", "max_pool_3x3", "avg_pool_3x3"})
+
+
+def operation_counts(genotype: Genotype) -> dict[str, int]:
+    """How many edges of both cells carry each operation."""
+    return dict(Counter(edge.op for kind in CELL_KINDS for edge in genotype.cell(kind)))
+
+
+def collapse_warnings(
+    genotype: Genotype, entropy: float, num_operations: int, limits: Collapse
+) -> list[str]:
+    """A sentence for every sign of collapse.
+
+    Args:
+        entropy: mean entropy of the edges' probabilities, in nats.
+        num_operations: candidates on an edge; ln of it is the largest entropy.
+    """
+    counts = operation_counts(genotype)
+    free = sum(count for name, count in counts.items() if name in PARAMETER_FREE)
+    total = sum(counts.values())
+    warnings = []
+    if free > limits.max_share * total:
+        shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if name in PARAMETER_FREE)
+        warnings.append(
+            f"the search may have collapsed: {free} of {total} edges compute nothing binary ({shown});"
+            " try more warm-up epochs, a larger search.diversity.weight or a higher temperature"
+        )
+    if num_operations > 1 and entropy < limits.min_entropy * math.log(num_operations):
+        warnings.append(
+            f"the search may have collapsed: the mean entropy {entropy:.3f} is below"
+            f" {limits.min_entropy:g} of its largest value {math.log(num_operations):.3f};"
+            " try a lower search.alphas.learning_rate or a higher temperature"
+        )
+    return warnings

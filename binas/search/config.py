@@ -1,0 +1,129 @@
+"""Settings of a search: its phases, its optimizers, and the small parts it is composed of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from binas.config import Config
+from binas.train.loss import LossConfig
+from binas.train.optimizer import Curve, OptimizerConfig, Shape, anneal
+
+
+class Temperature(Config):
+    """The T of softmax(alpha / T), from one value to another over the epochs that train alphas."""
+
+    start: float = Field(1.0, gt=0)
+    """T in the first epoch that trains alphas, and before."""
+    end: float | None = Field(None, gt=0)
+    """T in the last epoch; null: as at the start."""
+    shape: Shape = "linear"
+    """Course in between: constant, linear, cosine or exponential."""
+
+    def at(self, progress: float) -> float:
+        """T after this part of the epochs that train alphas, in [0, 1]."""
+        return self.start if self.end is None else anneal(self.start, self.end, progress, self.shape)
+
+
+class Temperatures(Config):
+    """One temperature for each cell kind (BATS: 0.2 in normal cells, 0.15 in reduction cells)."""
+
+    normal: Temperature = Temperature()
+    reduce: Temperature = Temperature()
+
+
+class Diversity(Config):
+    """The regularizer −weight · H̄ · exp(−epoch / tau), epochs counted from the end of the warm-up.
+
+    Reference: Kim et al., BNAS, arXiv:2002.06963, sec. 4.3.
+    """
+
+    weight: float = Field(1.0, ge=0)
+    """λ; 0 switches it off."""
+    tau: float = Field(7.7, gt=0)
+    """Epochs after which the regularizer has fallen to 1/e."""
+
+
+class Edit(Config):
+    """What changes in the supernet at the end of a phase."""
+
+    operations_per_edge: int | None = Field(None, ge=1)
+    """Keep so many operations on each edge, the most probable ones; their weights and alphas stay."""
+    num_cells: int | None = Field(None, ge=1)
+    """Change the depth; the supernet's weights start afresh, since widths move with the reductions."""
+    reset_alphas: bool = False
+    """Start the alphas of what is left afresh."""
+
+
+class Phase(Config):
+    """A part of the search in which the same things are trained."""
+
+    name: str = "search"
+    trains: Literal["weights", "alphas", "both"] = "both"
+    """weights: a warm-up; both: one alpha step, then one weight step, on every pair of batches."""
+    epochs: int = Field(25, ge=1)
+    """Passes over the train split."""
+    end: Edit | None = None
+    """What changes in the supernet when the phase is over."""
+
+
+class Collapse(Config):
+    """When a warning says that the search has collapsed."""
+
+    max_share: float = Field(0.75, gt=0, le=1)
+    """Warn when more than this share of the genotype's edges carry skip, zeroise or a pool."""
+    min_entropy: float = Field(0.05, ge=0)
+    """Warn when the mean entropy falls below this part of its largest value."""
+
+
+class SearchConfig(Config):
+    """How a search space is searched."""
+
+    strategy: Literal["gradient", "random"] = "gradient"
+    """gradient: the phases below; random: one random genotype under the same zeroise policy."""
+    phases: tuple[Phase, ...] = Field((Phase(epochs=50),), min_length=1)
+    """In order."""
+    batch_size: int = Field(64, ge=1)
+    """Images in each of a step's two batches."""
+    weights: OptimizerConfig = OptimizerConfig(name="sgd", learning_rate=0.025, weight_decay=3e-4)
+    """Optimizer of the supernet's weights."""
+    learning_rate: Curve = Curve(shape="cosine", final=0.04)
+    """Course of the weights' learning rate over all phases (0.04: from 0.025 to 0.001)."""
+    alphas: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+    """Optimizer of the alphas; its learning rate is constant."""
+    temperature: Temperatures = Temperatures()
+    diversity: Diversity = Diversity()
+    binarize_activations: bool = True
+    """Whether activations are binary during the search."""
+    binarize_weights: bool = True
+    """Whether weights are binary during the search; BATS searches with real ones."""
+    alpha_step_updates_batch_norm: bool = False
+    """Whether alpha steps change running statistics, as the released BNAS code does."""
+    clip_grad_norm: float | None = Field(None, gt=0)
+    """Largest norm of the weights' whole gradient; null: any."""
+    loss: LossConfig = LossConfig()
+    recommend: Literal["last", "best_validation"] = "last"
+    """The genotype to hand on: of the last epoch, or of the epoch with the best search-validation accuracy."""
+    collapse: Collapse = Collapse()
+
+    @field_validator("phases")
+    @classmethod
+    def _some_alphas(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        if all(phase.trains == "weights" for phase in value):
+            raise ValueError("no phase trains alphas, so nothing would be searched")
+        return value
+
+    @model_validator(mode="after")
+    def _edits_before_the_end(self) -> SearchConfig:
+        if self.phases[-1].end is not None:
+            raise ValueError("phases: the last phase has an end, but no phase follows that would use it")
+        return self
+
+    def num_epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def alpha_epochs(self) -> list[bool]:
+        """For each epoch of the search whether it trains alphas."""
+        return [phase.trains != "weights" for phase in self.phases for _ in range(phase.epochs)]

@@ -1,0 +1,232 @@
+"""The search: phases of bilevel steps over a space, ending in one recommended genotype."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from binas.arch.alphas import mean_entropy
+from binas.arch.discretize import discretize
+from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, parse_genotype
+from binas.arch.sample import random_genotype
+from binas.arch.space import SearchSpace
+from binas.data.batches import Batches
+from binas.data.opening import Data
+from binas.plugins import PluginRecord, records_for
+from binas.run.checkpoint import load_checkpoint, save_checkpoint
+from binas.run.files import write_atomic
+from binas.run.folder import RunFolder
+from binas.run.metrics import MetricsLog
+from binas.run.progress import Stopwatch, eta, say
+from binas.run.seeds import derive_seed, seed_everything
+from binas.search.collapse import collapse_warnings, operation_counts
+from binas.search.config import Phase, SearchConfig
+from binas.search.state import Builder, SearchState
+from binas.search.step import Batch, BilevelStep, diversity_weight
+from binas.train.loop import run_epoch
+from binas.train.optimizer import set_learning_rate
+
+KIND = "search"
+
+
+class Search:
+    """Searches a space on a dataset's train and search-validation splits.
+
+    Args:
+        space: the search space.
+        config: phases, optimizers and parts.
+        data: the images; its test split is not touched.
+        seed: of everything random.
+        device: where to train.
+        folder: where genotypes, checkpoints and metrics go.
+        plugins: loaded plug-ins; those whose operations the space uses are recorded in genotypes.
+        provenance: what every genotype says about where it comes from.
+        tensorboard: whether to write TensorBoard data too.
+    """
+
+    def __init__(
+        self, space: SearchSpace, config: SearchConfig, data: Data, seed: int, device: torch.device,
+        folder: RunFolder, plugins: tuple[PluginRecord, ...] = (),
+        provenance: Mapping[str, Any] | None = None, tensorboard: bool = True,
+    ) -> None:  # fmt: skip
+        space.check_operations()
+        self.space, self.config, self.seed, self.folder = space, config, seed, folder
+        self.tensorboard = tensorboard
+        self.plugins = records_for(space.operations, plugins)
+        self.provenance = dict(provenance or {})
+        self.builder = Builder(space, config, data.channels, data.num_classes, seed, device)
+        train, validation = data.train(), data.search_validation()
+        augmentation = data.config.augmentation
+        self.train_batches = Batches(
+            train, config.batch_size, device, data.mean, data.std, augmentation,
+            drop_last=len(train) > config.batch_size,
+        )  # fmt: skip
+        self.validation_batches = Batches(
+            validation, config.batch_size, device, data.mean, data.std, augmentation,
+            drop_last=len(validation) > config.batch_size,
+        )  # fmt: skip
+
+    def run(self) -> Genotype:
+        """The recommended genotype, written to the folder as `genotype.json`; goes on from a checkpoint."""
+        genotype = self._random() if self.config.strategy == "random" else self._gradient()
+        write_atomic(self.folder.path / "genotype.json", genotype.to_json())
+        return genotype
+
+    def _random(self) -> Genotype:
+        generator = random.Random(derive_seed(self.seed, "random_genotype"))
+        drawn = random_genotype(self.space, generator, self.plugins)
+        return self._with_provenance(drawn, rule="random")
+
+    def _gradient(self) -> Genotype:
+        if self.folder.checkpoint.exists():
+            state = self.builder.restored(load_checkpoint(self.folder.checkpoint, KIND))
+            say(f"resumed the search after epoch {state.epoch}/{self.config.num_epochs()}")
+        else:
+            state = self.builder.fresh()
+        log = MetricsLog(self.folder.path, state.epoch, tensorboard=self.tensorboard)
+        watch = Stopwatch()
+        try:
+            for phase, epoch_in_phase in list(self._schedule())[state.epoch :]:
+                state = self._epoch(state, phase, epoch_in_phase, log, watch)
+        finally:
+            log.close()
+        return parse_genotype(state.recommended, "checkpoint: recommended genotype")
+
+    def _schedule(self) -> Iterator[tuple[Phase, int]]:
+        for phase in self.config.phases:
+            for epoch_in_phase in range(phase.epochs):
+                yield phase, epoch_in_phase
+
+    def temperatures(self, epoch: int) -> dict[str, float]:
+        """T of each cell kind in an epoch of the search."""
+        alpha_epochs = self.config.alpha_epochs()
+        progress = sum(alpha_epochs[:epoch]) / max(sum(alpha_epochs) - 1, 1)
+        schedule = self.config.temperature
+        return {"normal": schedule.normal.at(progress), "reduce": schedule.reduce.at(progress)}
+
+    def diversity(self, epoch: int) -> float:
+        """Weight of the mean entropy in an epoch of the search."""
+        part = self.config.diversity
+        return diversity_weight(part.weight, part.tau, sum(self.config.alpha_epochs()[:epoch]))
+
+    def _epoch(
+        self, state: SearchState, phase: Phase, epoch_in_phase: int, log: MetricsLog, watch: Stopwatch
+    ) -> SearchState:
+        epoch, total = state.epoch, self.config.num_epochs()
+        seed_everything(self.seed, "search", epoch)
+        temperatures = self.temperatures(epoch)
+        step = BilevelStep(
+            state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, self.config,
+            temperatures, self.diversity(epoch),
+        )  # fmt: skip
+        stepper = _Stepper(step, phase, self.config, epoch, len(self.train_batches))
+        state.supernet.train()
+        description = f"{phase.name} epoch {epoch + 1}/{total}"
+        result = run_epoch(self._batches(epoch, phase), len(self.train_batches), stepper.step, description)
+        watch.add()
+        state.epoch += 1
+        with torch.no_grad():
+            probabilities = {k: p.cpu() for k, p in state.alphas.probabilities(temperatures).items()}
+        genotype = self._with_provenance(discretize(probabilities, self.space, self.plugins), epoch=epoch + 1)
+        self._recommend(state, genotype, result.means)
+        seconds_left = watch.remaining(total - state.epoch)
+        entropy = float(mean_entropy(probabilities))
+        log.log(
+            epoch, phase=phase.name, **result.means, entropy=entropy, temperature=temperatures,
+            diversity=step.diversity, learning_rate=stepper.learning_rate, genotype=genotype.hash(),
+            operations=operation_counts(genotype), images_per_second=result.images_per_second,
+            seconds_left=seconds_left,
+        )  # fmt: skip
+        self._show(log, epoch, probabilities, genotype)
+        shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
+        say(
+            f"{description}: {shown} entropy {entropy:.3f} T {temperatures['normal']:.3g} genotype"
+            f" {genotype.hash()}, {result.images_per_second:.0f} images/s, {eta(seconds_left)} left"
+        )
+        if phase.trains != "weights":
+            for warning in collapse_warnings(genotype, entropy, len(self.space.operations), self.config.collapse):
+                say(f"warning: {warning}")
+        if epoch_in_phase == phase.epochs - 1 and phase.end is not None:
+            state = self.builder.edited(state, phase.end, temperatures)
+            say(f"end of phase '{phase.name}': {_edit_words(state)}")
+        log.flush()
+        save_checkpoint(self.folder.checkpoint, KIND, state.structure(), state.tensors())
+        return state
+
+    def _batches(self, epoch: int, phase: Phase) -> Iterator[tuple[Batch, Batch | None]]:
+        train = self.train_batches.epoch(derive_seed(self.seed, "train", epoch))
+        if phase.trains == "weights":
+            for batch in train:
+                yield batch, None
+            return
+        validation = self._endless_validation(epoch)
+        for batch in train:
+            yield batch, next(validation)
+
+    def _endless_validation(self, epoch: int) -> Iterator[Batch]:
+        lap = 0
+        while True:
+            yield from self.validation_batches.epoch(derive_seed(self.seed, "validation", epoch, lap))
+            lap += 1
+
+    def _recommend(self, state: SearchState, genotype: Genotype, means: Mapping[str, float]) -> None:
+        write_atomic(
+            self.folder.path / "genotypes" / f"epoch_{state.epoch:04d}.json", genotype.to_json()
+        )
+        reached = means.get("validation_accuracy", -1.0)
+        if self.config.recommend == "last" or reached > state.best_accuracy:
+            state.best_accuracy = max(reached, state.best_accuracy)
+            state.recommended = self._with_provenance(genotype, rule=self.config.recommend).to_json()
+
+    def _with_provenance(self, genotype: Genotype, **more: Any) -> Genotype:
+        return genotype.model_copy(
+            update={"provenance": {**self.provenance, **genotype.provenance, **more}}
+        )
+
+    def _show(
+        self, log: MetricsLog, epoch: int, probabilities: Mapping[str, Tensor], genotype: Genotype
+    ) -> None:
+        if not self.tensorboard:
+            return
+        from binas.draw.figure import cell_image
+        from binas.draw.heatmap import alpha_heatmap
+
+        labels = [f"{source} to {node}" for node, source in cell_edges(self.space.num_nodes)]
+        for kind in CELL_KINDS:
+            picture = alpha_heatmap(probabilities[kind].numpy(), labels, self.space.operations)
+            log.image(epoch, f"alphas/{kind}", picture)
+        log.image(epoch, "cells", cell_image(genotype))
+
+
+class _Stepper:
+    """What one position of the epoch's batches does, and the learning rate on the way."""
+
+    def __init__(
+        self, bilevel: BilevelStep, phase: Phase, config: SearchConfig, epoch: int, steps_per_epoch: int
+    ) -> None:
+        self.bilevel, self.phase, self.config = bilevel, phase, config
+        self.done = epoch * steps_per_epoch
+        self.total = config.num_epochs() * steps_per_epoch
+        self.learning_rate = 0.0
+
+    def step(self, batches: tuple[Batch, Batch | None]) -> tuple[int, Mapping[str, Tensor]]:
+        train, validation = batches
+        factor = self.config.learning_rate.factor(self.done / self.total)
+        self.learning_rate = self.config.weights.learning_rate * factor
+        set_learning_rate(self.bilevel.weight_optimizer, self.learning_rate)
+        values: dict[str, Tensor] = {}
+        if validation is not None:
+            values |= self.bilevel.alpha_step(validation)
+        if self.phase.trains != "alphas":
+            values |= self.bilevel.weight_step(train)
+        self.done += 1
+        return len(train[1]), values
+
+
+def _edit_words(state: SearchState) -> str:
+    counts = [len(names) for kind in CELL_KINDS for names in state.supernet.candidates[kind]]
+    return f"{state.supernet.settings.num_cells} cells, at most {max(counts)} operations on an edge"

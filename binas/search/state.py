@@ -1,0 +1,152 @@
+"""What a gradient search consists of at one moment: supernet, alphas, optimizers; built, edited, stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from binas.arch.alphas import Alphas
+from binas.arch.genotype import CELL_KINDS
+from binas.arch.space import NetworkSettings, SearchSpace
+from binas.arch.supernet import Candidates, Supernet, all_candidates
+from binas.binarize import set_precision
+from binas.run.checkpoint import Checkpoint
+from binas.run.optimizer_state import load_optimizer_state, optimizer_state
+from binas.run.seeds import generator, seed_everything
+from binas.search.config import Edit, SearchConfig
+
+
+@dataclass
+class SearchState:
+    """Supernet, alphas and their optimizers; `epoch` epochs are done."""
+
+    supernet: Supernet
+    alphas: Alphas
+    weight_optimizer: torch.optim.Optimizer
+    alpha_optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    best_accuracy: float = -1.0
+    recommended: str = ""
+    """The recommended genotype so far, as JSON text."""
+
+    def structure(self) -> dict[str, Any]:
+        """What the supernet is built from, for a checkpoint."""
+        return {
+            "space": self.supernet.space.model_dump(mode="json"),
+            "settings": self.supernet.settings.model_dump(mode="json"),
+            "candidates": self.supernet.candidates,
+            "in_channels": self.supernet.in_channels,
+            "num_classes": self.supernet.num_classes,
+        }
+
+    def tensors(self) -> dict[str, Any]:
+        """Everything else, for a checkpoint."""
+        return {
+            "supernet": self.supernet.state_dict(),
+            "alphas": self.alphas.state_dict(),
+            "weight_optimizer": optimizer_state(self.weight_optimizer, _named(self.supernet)),
+            "alpha_optimizer": optimizer_state(self.alpha_optimizer, _named(self.alphas)),
+            "epoch": self.epoch,
+            "best_accuracy": self.best_accuracy,
+            "recommended": self.recommended,
+        }
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds states of one search.
+
+    Args:
+        space: the search space.
+        config: the search's settings.
+        in_channels, num_classes: of the data.
+        seed: of weights and alphas.
+        device: where to train.
+    """
+
+    space: SearchSpace
+    config: SearchConfig
+    in_channels: int
+    num_classes: int
+    seed: int
+    device: torch.device
+
+    def fresh(self) -> SearchState:
+        """The state before the first epoch."""
+        return self._state(all_candidates(self.space), self.space.supernet, "start")
+
+    def restored(self, checkpoint: Checkpoint) -> SearchState:
+        """The state in a checkpoint: first its structure is built, then its tensors are loaded strictly."""
+        settings = NetworkSettings.model_validate(checkpoint.structure["settings"])
+        state = self._state(checkpoint.structure["candidates"], settings, "start")
+        saved = checkpoint.state
+        state.supernet.load_state_dict(saved["supernet"], strict=True)
+        state.alphas.load_state_dict(saved["alphas"], strict=True)
+        load_optimizer_state(state.weight_optimizer, saved["weight_optimizer"], _named(state.supernet))
+        load_optimizer_state(state.alpha_optimizer, saved["alpha_optimizer"], _named(state.alphas))
+        state.epoch, state.best_accuracy = saved["epoch"], saved["best_accuracy"]
+        state.recommended = saved["recommended"]
+        return state
+
+    def edited(self, state: SearchState, edit: Edit, temperatures: dict[str, float]) -> SearchState:
+        """The state after the structural edit at the end of a phase.
+
+        Operations that are left keep weights, alphas and optimizer state by name; a new depth starts the
+        weights and their optimizer afresh.
+        """
+        candidates = kept_candidates(state, edit.operations_per_edge, temperatures)
+        settings = state.supernet.settings
+        deeper = edit.num_cells is not None and edit.num_cells != settings.num_cells
+        if deeper:
+            settings = settings.model_copy(update={"num_cells": edit.num_cells, "reductions": None})
+        after = self._state(candidates, settings, f"edit at epoch {state.epoch}")
+        if not deeper:
+            old = state.supernet.state_dict()
+            after.supernet.load_state_dict({name: old[name] for name in after.supernet.state_dict()})
+            saved = optimizer_state(state.weight_optimizer, _named(state.supernet))
+            load_optimizer_state(after.weight_optimizer, saved, _named(after.supernet))
+        if not edit.reset_alphas:
+            after.alphas.load_state_dict(state.alphas.state_dict())
+            saved = optimizer_state(state.alpha_optimizer, _named(state.alphas))
+            load_optimizer_state(after.alpha_optimizer, saved, _named(after.alphas))
+        after.epoch, after.best_accuracy = state.epoch, state.best_accuracy
+        after.recommended = state.recommended
+        return after
+
+    def _state(self, candidates: Candidates, settings: NetworkSettings, purpose: str) -> SearchState:
+        seed_everything(self.seed, "supernet", purpose)
+        supernet = Supernet(self.space, self.in_channels, self.num_classes, candidates, settings)
+        set_precision(supernet, self.config.binarize_activations, self.config.binarize_weights)
+        alphas = Alphas(self.space, candidates, generator("cpu", self.seed, "alphas", purpose))
+        supernet, alphas = supernet.to(self.device), alphas.to(self.device)
+        return SearchState(
+            supernet,
+            alphas,
+            self.config.weights.build(_named(supernet).values()),
+            self.config.alphas.build(_named(alphas).values()),
+        )
+
+
+def kept_candidates(
+    state: SearchState, operations_per_edge: int | None, temperatures: dict[str, float]
+) -> Candidates:
+    """The most probable operations of each edge, in the order of the space; ties go to the first."""
+    if operations_per_edge is None:
+        return state.supernet.candidates
+    probabilities = state.alphas.probabilities(temperatures)
+    order = state.supernet.space.operations
+    kept: Candidates = {}
+    for kind in CELL_KINDS:
+        kept[kind] = []
+        for names, row in zip(state.supernet.candidates[kind], probabilities[kind].tolist(), strict=True):
+            scores = dict(zip(order, row, strict=True))
+            best = sorted(names, key=lambda name: -scores[name])[:operations_per_edge]  # noqa: B023
+            kept[kind].append([name for name in names if name in best])
+    return kept
+
+
+def _named(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

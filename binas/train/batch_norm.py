@@ -1,0 +1,32 @@
+"""Batch-norm statistics: how fast they average, and steps that leave them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """All batch-norms of a model."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def set_batch_norm_decay(model: nn.Module, decay: float) -> None:
+    """Set the weight of the old average in running statistics; PyTorch's momentum is one minus it."""
+    for module in batch_norms(model):
+        module.momentum = 1 - decay
+
+
+@contextmanager
+def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch statistics are used and running statistics neither read nor changed."""
+    modules = [module for module in batch_norms(model) if module.track_running_stats]
+    for module in modules:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.track_running_stats = True

@@ -1,0 +1,141 @@
+"""The proof that a network is binary: what really enters every binary convolution, seen while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from binas.binarize import BinaryConv2d, binary_convolutions
+
+MAX_VALUES_SHOWN = 4
+
+
+@dataclass
+class ConvolutionReport:
+    """What was seen at one binary convolution.
+
+    Args:
+        name: of the module.
+        input_values: different values that entered the convolution itself, padding not among them.
+        pads_with_zero: whether zero padding adds a third value.
+        weight_values: largest number of different values in one filter.
+        calls: how often it was run.
+        levels: how many different values an input and a filter may take.
+    """
+
+    name: str
+    input_values: set[float] = field(default_factory=set)
+    pads_with_zero: bool = False
+    weight_values: int = 0
+    calls: int = 0
+    levels: int = 2
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether both its input and each of its filters took at most two values."""
+        return (
+            self.calls > 0
+            and len(self.input_values) <= self.levels
+            and 0 < self.weight_values <= self.levels
+        )
+
+    def words(self) -> str:
+        """The report in one line."""
+        if not self.calls:
+            return "was not run"
+        shown = sorted(self.input_values)[:MAX_VALUES_SHOWN]
+        values = ", ".join(f"{value:+g}" for value in shown)
+        more = ", …" if len(self.input_values) > MAX_VALUES_SHOWN else ""
+        padding = " and 0 from padding" if self.pads_with_zero else ""
+        return f"input {{{values}{more}}}{padding}; at most {self.weight_values} values in a filter"
+
+
+class _Watch(TorchFunctionMode):
+    """Looks at the arguments of every convolution that runs inside a binary convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current: ConvolutionReport | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.conv2d, torch.conv2d) and self.current is not None:
+            _look(self.current, args[0], args[1], args[4])
+        return func(*args, **(kwargs or {}))
+
+
+def _look(report: ConvolutionReport, x: Tensor, weight: Tensor, padding: Any) -> None:
+    report.calls += 1
+    report.input_values |= set(torch.unique(x)[: 2 * MAX_VALUES_SHOWN].tolist())
+    report.pads_with_zero |= bool(padding)
+    per_filter = [len(torch.unique(one)) for one in weight.detach()]
+    report.weight_values = max(report.weight_values, *per_filter)
+
+
+@torch.no_grad()
+def check_network(network: nn.Module, images: Tensor) -> list[ConvolutionReport]:
+    """A report on every binary convolution, from one run of the network in evaluation mode.
+
+    Args:
+        network: what to check.
+        images: (N, C, H, W) normalised images to run.
+    """
+    reports = {name: ConvolutionReport(name) for name, _ in binary_convolutions(network)}
+    watch = _Watch()
+    was_training = network.training
+    with watch, _hooks(network, reports, watch):
+        network.eval()(images)
+    network.train(was_training)
+    return list(reports.values())
+
+
+@contextmanager
+def _hooks(network: nn.Module, reports: dict[str, ConvolutionReport], watch: _Watch) -> Iterator[None]:
+    handles = []
+    for name, module in binary_convolutions(network):
+        report = reports[name]
+        handles.append(module.register_forward_pre_hook(_entering(watch, report)))
+        handles.append(module.register_forward_hook(_leaving(watch)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _entering(watch: _Watch, report: ConvolutionReport) -> Callable[..., None]:
+    def hook(module: nn.Module, arguments: Any) -> None:
+        watch.current = report
+
+    return hook
+
+
+def _leaving(watch: _Watch) -> Callable[..., None]:
+    def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+        watch.current = None
+
+    return hook
+
+
+def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
+    """Every layer with real-valued parameters outside binary convolutions: name, type, parameters, why."""
+    rows = []
+    for name, module in network.named_modules():
+        if isinstance(module, BinaryConv2d):
+            continue
+        count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if not count:
+            continue
+        default = (
+            "scale and shift of a batch-norm; a packed file folds them into thresholds where sign follows"
+            if isinstance(module, nn.BatchNorm2d)
+            else "not a binary layer by its type"
+        )
+        rows.append((name, type(module).__name__, count, str(getattr(module, "why_real", default))))
+    return rows

@@ -1,0 +1,62 @@
+"""Evaluation of a trained network from its checkpoint alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from binas.data.batches import Batches
+from binas.data.opening import Data, open_data
+from binas.errors import UserError
+from binas.plugins import PluginRecord
+from binas.train.loop import evaluate
+from binas.train.model_file import ModelStructure, load_model
+
+BATCH_SIZE = 256
+
+
+def evaluate_checkpoint(
+    path: Path, split: str, device: torch.device, plugins: tuple[PluginRecord, ...] = (), root: Path | None = None
+) -> dict[str, Any]:
+    """Loss and accuracy of the network in a checkpoint.
+
+    Args:
+        path: a retrain checkpoint.
+        split: `test`, or `validation`: the images that retraining kept aside.
+        root: where the images lie, if not where they lay in training.
+    Raises:
+        UserError: the images are not those that the checkpoint was trained and split on.
+    """
+    network, structure, checkpoint = load_model(path, plugins)
+    data = open_training_data(structure, path, root)
+    images = data.test() if split == "test" else data.retrain(structure.validation_fraction)[1]
+    if not len(images):
+        raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
+    batches = Batches(images, BATCH_SIZE, device, data.mean, data.std)
+    result = evaluate(network.to(device), batches, structure.stage.loss)
+    return {
+        "split": split,
+        "images": len(images),
+        **result,
+        "stage": structure.stage.name,
+        "precision": structure.stage.precision_words(),
+        "epochs": checkpoint.state["position"]["step"],
+        "genotype": structure.read_genotype().hash(),
+    }
+
+
+def open_training_data(structure: ModelStructure, path: Path, root: Path | None) -> Data:
+    """The images that a network was trained on, their splits checked against the recorded hashes."""
+    config = structure.data
+    if root is not None:
+        config = config.model_copy(update={"root": root})
+    data = open_data(config)
+    for split, recorded in structure.split_hashes.items():
+        if data.split_hashes[split] != recorded:
+            raise UserError(
+                f"{path}: the {split} split of '{data.name}' is not the one that the network was trained"
+                " with (its hash differs); restore the images, or name their folder with --data-root"
+            )
+    return data

@@ -1,0 +1,91 @@
+"""The one loop over batches, for search and retraining: averages, rate, and the check for NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from binas.data.batches import Batches
+from binas.run.nan import check_finite
+from binas.run.progress import Stopwatch, progress
+
+B = TypeVar("B")
+CHECK_INTERVAL = 50
+"""Steps between two looks at the loss; each look waits for the device."""
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch measured.
+
+    Args:
+        means: mean over all images of each value that the steps returned.
+        images_per_second: rate of the whole epoch.
+        seconds: wall time.
+    """
+
+    means: dict[str, float]
+    images_per_second: float
+    seconds: float
+
+
+def run_epoch(
+    batches: Iterable[B],
+    num_batches: int,
+    step: Callable[[B], tuple[int, Mapping[str, Tensor]]],
+    description: str,
+) -> EpochResult:
+    """Calls `step` on every batch and averages the values that it returns.
+
+    Args:
+        step: takes a batch, returns the number of its images and scalar tensors by name, means over the
+            batch; those whose name contains `loss` are checked for NaN.
+        description: of the work, for the progress bar and for errors.
+    Raises:
+        UserError: a loss is not finite.
+    """
+    sums: dict[str, Tensor] = {}
+    watch = Stopwatch()
+    for position, batch in enumerate(progress(batches, description, num_batches), start=1):
+        count, values = step(batch)
+        for name, value in values.items():
+            weighted = value.detach() * count
+            sums[name] = sums[name] + weighted if name in sums else weighted
+        watch.add(count)
+        if position % CHECK_INTERVAL == 0 or position == 1:
+            _check(sums, watch.count, f"{description}, step {position}")
+    means = _check(sums, watch.count, description)
+    return EpochResult(means, watch.rate, watch.seconds)
+
+
+def _check(sums: Mapping[str, Tensor], count: float, where: str) -> dict[str, float]:
+    means = {name: float(total) / max(count, 1) for name, total in sums.items()}
+    for name, mean in means.items():
+        if "loss" in name:
+            check_finite(mean, f"{where}: {name.replace('_', ' ')}")
+    return means
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The share of images whose most probable class is the right one. Shape: (N, classes), (N,) -> ()."""
+    return (logits.argmax(dim=1) == labels).to(torch.float32).mean()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
+    """Mean loss and accuracy of a model in evaluation mode; no parameter or statistic changes."""
+    was_training = model.training
+    model.eval()
+
+    def step(batch: tuple[Tensor, Tensor]) -> tuple[int, Mapping[str, Tensor]]:
+        images, labels = batch
+        logits = model(images)
+        return len(labels), {"loss": loss(logits, labels), "accuracy": accuracy(logits, labels)}
+
+    result = run_epoch(batches.epoch(0, shuffle=False), len(batches), step, "evaluation")
+    model.train(was_training)
+    return result.means

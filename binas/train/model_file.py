@@ -1,0 +1,84 @@
+"""A trained network as a file: everything that is needed to build it again, then its tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from binas.arch.genotype import Genotype, parse_genotype
+from binas.arch.network import Network
+from binas.arch.space import NetworkSettings
+from binas.binarize import Binarization
+from binas.config import Config, build
+from binas.data.config import DataConfig
+from binas.errors import UserError
+from binas.plugins import PluginRecord, require_plugins
+from binas.run.checkpoint import Checkpoint, load_checkpoint
+from binas.train.stage import StageConfig
+
+KIND = "retrain"
+
+
+class ModelStructure(Config):
+    """What a network is built from, stored before its tensors."""
+
+    genotype: str
+    """The genotype, as JSON text."""
+    settings: NetworkSettings
+    binarizations: tuple[Binarization, ...]
+    auxiliary: bool
+    in_channels: int
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: DataConfig
+    split_hashes: dict[str, str]
+    validation_fraction: float
+    stage: StageConfig
+    """The stage that the weights are of: it says what is binary."""
+
+    def read_genotype(self) -> Genotype:
+        """The genotype, checked."""
+        return parse_genotype(self.genotype, "checkpoint: genotype")
+
+    def build_network(self) -> Network:
+        """The network in the stage's precision, with fresh weights."""
+        genotype = self.read_genotype()
+        network = Network(
+            genotype, self.in_channels, self.num_classes, self.settings, self.binarizations, self.auxiliary
+        )
+        self.stage.apply(network)
+        return network
+
+
+def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[Network, ModelStructure, Checkpoint]:
+    """The trained network in a checkpoint, rebuilt from the checkpoint alone, in evaluation mode.
+
+    Raises:
+        UserError: the file is missing, truncated, hostile, of another kind, or needs a plug-in that was
+            not given.
+    """
+    checkpoint = load_checkpoint(path, KIND)
+    structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
+    require_plugins(structure.read_genotype().plugins, plugins, str(path))
+    network = structure.build_network()
+    load_weights(network, checkpoint.state.get("model"), path)
+    return network.eval(), structure, checkpoint
+
+
+def load_weights(network: nn.Module, state: Any, path: Path) -> None:
+    """Load a state dict strictly; raises a `UserError` where it is that of another network."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in (state or {}).items()}
+    wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise UserError(
+            f"{path}: is a checkpoint of another network: '{name}' is {found.get(name, 'missing')} there"
+            f" and {expected.get(name, 'missing')} here ({len(wrong)} such differences)"
+        )
+    network.load_state_dict(state, strict=True)

@@ -1,0 +1,257 @@
+"""Retraining: a genotype's network is trained from scratch, stage by stage, and can be interrupted anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from binas.arch.genotype import Genotype
+from binas.arch.network import Network, genotype_space
+from binas.arch.space import NetworkSettings
+from binas.binarize import Binarization, after_optimizer_step, set_progress
+from binas.config import build, merged
+from binas.data.batches import Batches
+from binas.data.opening import Data
+from binas.run.checkpoint import load_checkpoint, save_checkpoint
+from binas.run.folder import RunFolder
+from binas.run.metrics import MetricsLog
+from binas.run.optimizer_state import load_optimizer_state, optimizer_state
+from binas.run.progress import Stopwatch, eta, say
+from binas.run.seeds import derive_seed, seed_everything
+from binas.train.loop import accuracy, evaluate, run_epoch
+from binas.train.model_file import KIND, ModelStructure, load_weights
+from binas.train.optimizer import set_learning_rate
+from binas.train.stage import RetrainConfig, StageConfig
+
+
+@dataclass
+class Position:
+    """How far retraining has come: what comes next, and what the finished epochs gave."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    best_accuracy: float = -1.0
+    epochs_since_best: int = 0
+    stage_results: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Retraining:
+    """Trains a genotype's network through all stages of a recipe.
+
+    Args:
+        genotype: what to train.
+        config: the recipe.
+        data: the images; its test split is not touched.
+        seed: of weights, order and augmentation.
+        device: where to train.
+        folder: where checkpoints and metrics go.
+        tensorboard: whether to write TensorBoard data too.
+    """
+
+    def __init__(
+        self, genotype: Genotype, config: RetrainConfig, data: Data, seed: int, device: torch.device,
+        folder: RunFolder, tensorboard: bool = True,
+    ) -> None:  # fmt: skip
+        self.config, self.data, self.seed, self.device = config, data, seed, device
+        self.folder, self.tensorboard = folder, tensorboard
+        default = genotype_space(genotype).binarization
+        self.stages = [
+            stage.model_copy(update={"binarization": stage.binarization or default})
+            for stage in config.stages
+        ]
+        self.structure = _structure(genotype, config, self.stages, data)
+        seed_everything(seed, "weights")
+        self.network = self.structure.build_network().to(device)
+        train, validation = data.retrain(config.validation_fraction)
+        self.train_batches = Batches(
+            train, config.batch_size, device, data.mean, data.std, data.config.augmentation
+        )
+        self.validation_batches = (
+            Batches(validation, max(config.batch_size, 256), device, data.mean, data.std)
+            if len(validation)
+            else None
+        )
+        self.position = Position()
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end, from the folder's checkpoint where there is one; gives what was reached."""
+        resumed = self._restore() if self.folder.checkpoint.exists() else False
+        log = MetricsLog(self.folder.path, self.position.step, tensorboard=self.tensorboard)
+        watch = Stopwatch()
+        try:
+            while self.position.stage < len(self.stages):
+                stage = self.stages[self.position.stage]
+                if not resumed or self.optimizer is None:
+                    self._enter(stage)
+                resumed = False
+                while self.position.epoch < stage.epochs and not self._on_plateau(stage):
+                    self._epoch(stage, log, watch)
+                self._leave(stage)
+        finally:
+            log.close()
+        return {"stages": self.position.stage_results, "epochs": self.position.step}
+
+    def _enter(self, stage: StageConfig) -> None:
+        number = self.position.stage + 1
+        stage.apply(self.network)
+        self.structure = self.structure.model_copy(update={"stage": stage})
+        carried = "weights and batch-norm statistics of the stage before" if number > 1 else "nothing"
+        if stage.initial_checkpoint is not None:
+            source = load_checkpoint(stage.initial_checkpoint, KIND)
+            load_weights(self.network, source.state.get("model"), stage.initial_checkpoint)
+            carried = f"weights and batch-norm statistics of {stage.initial_checkpoint}"
+        self.optimizer = stage.optimizer.build(self._trained().values())
+        say(
+            f"stage {number}/{len(self.stages)} '{stage.name}': {stage.precision_words()};"
+            f" carried over: {carried}; reset: optimizer state, learning rate"
+            f" {stage.optimizer.learning_rate:g}, batch_norm_decay {stage.batch_norm_decay:g}"
+        )
+
+    def _epoch(self, stage: StageConfig, log: MetricsLog, watch: Stopwatch) -> None:
+        position = self.position
+        assert self.optimizer is not None
+        seed_everything(self.seed, "retrain", stage.name, position.epoch)
+        self.network.train()
+        order = derive_seed(self.seed, "order", stage.name, position.epoch)
+        stepper = _Stepper(self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches))
+        description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
+        result = run_epoch(self.train_batches.epoch(order), len(self.train_batches), stepper.step, description)
+        values = {f"train_{name}": value for name, value in result.means.items()}
+        if self.validation_batches is not None:
+            validation = evaluate(self.network, self.validation_batches, stage.loss)
+            values |= {f"validation_{name}": value for name, value in validation.items()}
+        self._count_plateau(values)
+        watch.add()
+        left = self._epochs_left()
+        log.log(
+            position.step, stage=stage.name, epoch=position.epoch, **values,
+            learning_rate=stepper.learning_rate, images_per_second=result.images_per_second,
+            seconds_left=watch.remaining(left - 1),
+        )  # fmt: skip
+        shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        say(f"{description}: {shown}, {result.images_per_second:.0f} images/s, {eta(watch.remaining(left - 1))} left")
+        position.epoch += 1
+        position.step += 1
+        self._save(values)
+
+    def _leave(self, stage: StageConfig) -> None:
+        position = self.position
+        say(f"stage '{stage.name}' ends after {position.epoch} epochs")
+        position.stage += 1
+        position.epoch, position.best_accuracy, position.epochs_since_best = 0, -1.0, 0
+        self.optimizer = None
+
+    def _save(self, values: Mapping[str, float]) -> None:
+        position = self.position
+        assert self.optimizer is not None
+        stage = self.stages[position.stage]
+        results = [r for r in position.stage_results if r["stage"] != stage.name]
+        position.stage_results = [*results, {"stage": stage.name, "epochs": position.epoch, **values}]
+        save_checkpoint(
+            self.folder.checkpoint,
+            KIND,
+            self.structure.model_dump(mode="json"),
+            {
+                "model": self.network.state_dict(),
+                "optimizer": optimizer_state(self.optimizer, self._trained()),
+                "position": vars(position),
+            },
+        )
+
+    def _restore(self) -> bool:
+        checkpoint = load_checkpoint(self.folder.checkpoint, KIND)
+        self.position = Position(**checkpoint.state["position"])
+        stage = self.stages[self.position.stage]
+        stage.apply(self.network)
+        self.structure = self.structure.model_copy(update={"stage": stage})
+        load_weights(self.network, checkpoint.state["model"], self.folder.checkpoint)
+        self.optimizer = stage.optimizer.build(self._trained().values())
+        load_optimizer_state(self.optimizer, checkpoint.state["optimizer"], self._trained())
+        say(f"resumed '{stage.name}' after epoch {self.position.epoch}/{stage.epochs}")
+        return True
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def _count_plateau(self, values: Mapping[str, float]) -> None:
+        position = self.position
+        reached = values.get("validation_accuracy", values["train_accuracy"])
+        improved = reached > position.best_accuracy
+        position.best_accuracy = max(reached, position.best_accuracy)
+        position.epochs_since_best = 0 if improved else position.epochs_since_best + 1
+
+    def _on_plateau(self, stage: StageConfig) -> bool:
+        return stage.until_plateau is not None and self.position.epochs_since_best >= stage.until_plateau
+
+    def _epochs_left(self) -> int:
+        stages = self.stages[self.position.stage :]
+        return sum(stage.epochs for stage in stages) - self.position.epoch
+
+
+class _Stepper:
+    """One weight update after another within an epoch."""
+
+    def __init__(
+        self, network: Network, optimizer: torch.optim.Optimizer, stage: StageConfig,
+        config: RetrainConfig, epoch: int, steps_per_epoch: int,
+    ) -> None:  # fmt: skip
+        self.network, self.optimizer, self.stage, self.config = network, optimizer, stage, config
+        self.done = epoch * steps_per_epoch
+        self.total = stage.epochs * steps_per_epoch
+        self.learning_rate = 0.0
+
+    def step(self, batch: tuple[Tensor, Tensor]) -> tuple[int, Mapping[str, Tensor]]:
+        images, labels = batch
+        progress = self.done / self.total
+        self.learning_rate = self.stage.optimizer.learning_rate * self.stage.learning_rate.factor(progress)
+        set_learning_rate(self.optimizer, self.learning_rate)
+        set_progress(self.network, progress)
+        self.network.drop_rate = self.config.drop_path * progress
+        output = self.network(images)
+        logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+        loss = self.stage.loss(logits, labels)
+        values = {"loss": loss, "accuracy": accuracy(logits, labels)}
+        if auxiliary is not None:
+            loss = loss + self.config.auxiliary_weight * self.stage.loss(auxiliary, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.stage.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.stage.clip_grad_norm)
+        self.optimizer.step()
+        after_optimizer_step(self.network, self.stage.weight_clipping)
+        self.done += 1
+        return len(labels), values
+
+
+def _structure(
+    genotype: Genotype, config: RetrainConfig, stages: Sequence[StageConfig], data: Data
+) -> ModelStructure:
+    space = genotype_space(genotype)
+    settings = build(NetworkSettings, merged(space.network.model_dump(), config.network), "retrain.network")
+    return ModelStructure(
+        genotype=genotype.to_json(),
+        settings=settings,
+        binarizations=_different([stage.binarization for stage in stages if stage.binarization]),
+        auxiliary=config.auxiliary_weight > 0,
+        in_channels=data.channels,
+        num_classes=data.num_classes,
+        class_names=data.class_names,
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        data=data.config,
+        split_hashes=data.split_hashes,
+        validation_fraction=config.validation_fraction,
+        stage=stages[0],
+    )
+
+
+def _different(binarizations: list[Binarization]) -> tuple[Binarization, ...]:
+    # settings are not hashable where they hold lists
+    return tuple(b for i, b in enumerate(binarizations) if b not in binarizations[:i])

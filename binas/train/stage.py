@@ -1,0 +1,87 @@
+"""Stages of retraining, as data: what is binary, how weights move, for how long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from binas.binarize import Binarization, set_precision
+from binas.config import Config
+from binas.train.batch_norm import set_batch_norm_decay
+from binas.train.loss import LossConfig
+from binas.train.optimizer import Curve, OptimizerConfig
+
+
+class StageConfig(Config):
+    """One stage of retraining. Weights and batch-norm statistics are carried into it, the optimizer is new."""
+
+    name: str
+    """What it does, e.g. binary_activations or fully_binary."""
+    epochs: int = Field(10, ge=1)
+    """Passes over the training images; the most of them where until_plateau is set."""
+    until_plateau: int | None = Field(None, ge=1)
+    """End the stage when validation accuracy has not improved for so many epochs; null: never."""
+    binarize_activations: bool = True
+    """Whether the input of binary convolutions is binarized; off, it passes unchanged."""
+    binarize_weights: bool = True
+    """Whether weights of binary convolutions are binarized; off, latent weights are used raw."""
+    binarization: Binarization | None = None
+    """Estimators of this stage; null: those of the search space."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    learning_rate: Curve = Curve()
+    """Course of the learning rate within the stage."""
+    clip_grad_norm: float | None = Field(None, gt=0)
+    """Largest norm of the whole gradient; null: any."""
+    weight_clipping: float | None = Field(None, gt=0)
+    """Latent weights of binary convolutions are kept within plus and minus this; null: free."""
+    batch_norm_decay: float = Field(0.9, ge=0, lt=1)
+    """Weight of the old average in batch-norm statistics (the papers' convention; PyTorch: 1 − it)."""
+    loss: LossConfig = LossConfig()
+    initial_checkpoint: Path | None = None
+    """A retrain checkpoint of the same network to start from, e.g. a real-valued one."""
+
+    def apply(self, model: nn.Module) -> None:
+        """Put a network into this stage: precision, estimators (null leaves them), batch-norm averaging."""
+        set_precision(model, self.binarize_activations, self.binarize_weights, self.binarization)
+        set_batch_norm_decay(model, self.batch_norm_decay)
+
+    def precision_words(self) -> str:
+        """What is binary, in words."""
+        words = {True: "binary", False: "real"}
+        return f"{words[self.binarize_activations]} activations, {words[self.binarize_weights]} weights"
+
+
+def default_stages() -> tuple[StageConfig, ...]:
+    """Binary activations with real weights, then both binary (ReActNet, BATS)."""
+    return (
+        StageConfig(name="binary_activations", binarize_weights=False),
+        StageConfig(name="fully_binary"),
+    )
+
+
+class RetrainConfig(Config):
+    """How a genotype is trained from scratch."""
+
+    stages: tuple[StageConfig, ...] = Field(default_factory=default_stages, min_length=1)
+    """In order; the last one decides what the final network is."""
+    network: dict[str, Any] = {}
+    """Changes to the `network` settings of the genotype's space (num_cells, init_channels, …)."""
+    batch_size: int = Field(64, ge=1)
+    """Images in a step."""
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Part of the training images kept for logging and plateaus."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Probability, reached at the end of each stage, with which an operation's output is dropped."""
+    auxiliary_weight: float = Field(0.0, ge=0)
+    """Weight of an auxiliary head's loss (DARTS, BATS: 0.4); 0: no such head."""
+
+    @field_validator("stages")
+    @classmethod
+    def _different_names(cls, value: tuple[StageConfig, ...]) -> tuple[StageConfig, ...]:
+        names = [stage.name for stage in value]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two stages have the same name ({', '.join(names)})")
+        return value
