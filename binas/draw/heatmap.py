@@ -55,8 +55,7 @@ def alpha_heatmap(
     axes = drawing.add_axes(
         (left / width, MARGIN / height, CELL_WIDTH * len(names) / width, CELL_HEIGHT * len(edges) / height)
     )
-    # cividis reads the same to colour-blind eyes; reversed so that large is dark
-    axes.imshow(values, cmap="cividis_r", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
     axes.set_xticks(
         range(len(names)),
         names,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from binas.run.files import write_atomic
 
 ENDINGS = ("svg", "png", "pdf", "dot")
 PNG_DPI = 200
+DOT_SECONDS = 60
 
 
 def draw(genotype: Genotype, path: Path | str, categories: Mapping[str, str] | None = None) -> Path:
@@ -45,15 +47,22 @@ def _rendered(genotype: Genotype, ending: str, categories: Mapping[str, str] | N
     drawing = dot_graph(genotype, categories)
     if ending == "dot":
         return str(drawing.source).encode()
-    import graphviz
+    drawing.graph_attr["dpi"] = str(PNG_DPI if ending == "png" else 72)
+    return _by_graphviz(str(drawing.source), ending) or _by_matplotlib(genotype, ending, categories)
 
-    if shutil.which("dot"):
-        try:
-            drawing.graph_attr["dpi"] = str(PNG_DPI if ending == "png" else 72)
-            return bytes(drawing.pipe(format=ending, quiet=True))
-        except (graphviz.ExecutableNotFound, graphviz.CalledProcessError):
-            pass  # a broken or partial graphviz is no reason for having no picture
-    return _by_matplotlib(genotype, ending, categories)
+
+def _by_graphviz(source: str, ending: str) -> bytes | None:
+    """What `dot` makes of the text, or nothing where it is absent, lacks the format or fails."""
+    program = shutil.which("dot")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, f"-T{ending}"], input=source.encode(), capture_output=True, timeout=DOT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def _by_matplotlib(genotype: Genotype, ending: str, categories: Mapping[str, str] | None) -> bytes:
