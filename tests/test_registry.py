@@ -1,0 +1,80 @@
+"""The registry: duplicates, unknown names, and the entries of plug-ins."""
+
+from __future__ import annotations
+
+import pytest
+
+from binas.errors import UserError
+from binas.registry import Registry, nearest
+
+
+def filled() -> Registry[object]:
+    registry: Registry[object] = Registry("operation")
+    registry.register("binary_conv_3x3")(1)
+    registry.register("max_pool_3x3")(2)
+    return registry
+
+
+def test_names_stand_for_what_was_registered() -> None:
+    registry = filled()
+    assert registry["binary_conv_3x3"] == 1 and registry.resolve("max_pool_3x3") == 2
+    assert list(registry) == ["binary_conv_3x3", "max_pool_3x3"] and len(registry) == 2
+    assert "max_pool_3x3" in registry and "skip" not in registry
+
+
+def test_a_callable_is_accepted_where_a_name_is() -> None:
+    assert filled().resolve(len) is len
+
+
+def test_the_decorator_returns_what_it_decorates() -> None:
+    @filled().register("mine")
+    def mine() -> int:
+        return 3
+
+    assert mine() == 3
+
+
+def test_an_unknown_name_says_what_was_meant_and_what_is_known() -> None:
+    with pytest.raises(UserError) as caught:
+        filled()["binary_conv3x3"]
+    text = str(caught.value)
+    assert "unknown operation 'binary_conv3x3'; did you mean 'binary_conv_3x3'?" in text
+    assert "known: binary_conv_3x3, max_pool_3x3" in text
+    with pytest.raises(UserError) as caught:
+        filled()["zzz"]
+    assert "did you mean" not in str(caught.value)
+
+
+def test_nothing_known() -> None:
+    assert nearest("a", []) == " known: none"
+
+
+def test_a_name_twice_is_an_error_that_names_the_plugin() -> None:
+    registry = filled()
+    with pytest.raises(UserError, match="'max_pool_3x3' is registered already; choose another"):
+        registry.register("max_pool_3x3")(3)
+    with registry.loading_from("a.py"):
+        registry.register("mine")(4)
+    with pytest.raises(UserError, match=r"by a\.py"), registry.loading_from("b.py"):
+        registry.register("mine")(5)
+    assert registry["mine"] == 4
+
+
+def test_loading_a_plugin_again_replaces_its_entries() -> None:
+    registry = filled()
+    with registry.loading_from("a.py"):
+        registry.register("old")(1)
+        registry.register("kept")(2)
+    assert registry.names_from("a.py") == ["old", "kept"] and registry.origin("kept") == "a.py"
+    with registry.loading_from("a.py"):
+        registry.register("kept")(3)
+    assert "old" not in registry and registry["kept"] == 3
+    assert registry.origin("max_pool_3x3") == ""
+
+
+def test_a_plugin_that_raises_does_not_mark_later_entries() -> None:
+    registry = filled()
+    with pytest.raises(RuntimeError), registry.loading_from("a.py"):
+        raise RuntimeError
+    registry.register("own")(1)
+    assert registry.origin("own") == ""
