@@ -160,8 +160,7 @@ def test_texts_of_the_figure_do_not_overlap(name: str) -> None:
         assert not any(one.overlaps(other) for other in extents[:index])
 
 
-def test_layout_avoids_needless_crossings() -> None:
-    # this cell can be drawn flat: one cell is a chain of nodes that all read the first input too
+def test_a_chain_is_drawn_nearly_straight() -> None:
     edges = [Edge(2, 0, "skip"), Edge(3, 2, "skip"), Edge(4, 3, "skip")]
     chain = Genotype(num_nodes=3, edges_per_node=1, normal=edges, reduce=edges)
     layout = layouts(chain)[0]
