@@ -247,14 +247,14 @@ def test_hash_agrees_with_trying_every_numbering() -> None:
     draws = random.Random(0)
     by_hash: dict[str, str] = {}
     by_form: dict[str, str] = {}
-    for _ in range(1500):
+    for _ in range(600):
         num_nodes, edges = draws.choice([3, 4, 5]), draws.choice([1, 2, 3])
         cell = random_cell(draws, num_nodes, edges, draws.choice([["a"], ["a", "b"], ["a", Z]]))
         genotype = Genotype(num_nodes=num_nodes, edges_per_node=edges, normal=cell, reduce=cell)
         form = f"{num_nodes} {smallest_numbering(cell)}"
         assert by_hash.setdefault(genotype.hash(), form) == form
         assert by_form.setdefault(form, genotype.hash()) == genotype.hash()
-    assert len(by_hash) > 300
+    assert len(by_hash) > 150
 
 
 @pytest.mark.parametrize(
