@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 from binas.errors import UserError
 from binas.profile.cost import LayerCost, Profile
 from binas.profile.table import kilobytes, parts_of, short_count
+from binas.run.files import write_atomic
 
 ENDINGS = ("png", "svg", "pdf")
 DPI = 150
 BINARY, REAL = "#0072b2", "#d55e00"
 """Okabe and Ito's blue and vermilion, as in drawings of cells."""
 MAX_LABELS = 24
+MAX_HATCHED = 150
 
 
 def save_chart(profile: Profile, path: Path | str) -> Path:
@@ -32,16 +34,9 @@ def save_chart(profile: Profile, path: Path | str) -> Path:
     ending = path.suffix.removeprefix(".").lower()
     if ending not in ENDINGS:
         raise UserError(f"{path}: cannot draw '{path.suffix}'; end the name in .{', .'.join(ENDINGS)}")
-    chart = figure(profile)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        chart.savefig(temporary, format=ending, dpi=DPI)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    figure(profile).savefig(content, format=ending, dpi=DPI)
+    write_atomic(path, content.getvalue())
     return path
 
 
@@ -79,8 +74,8 @@ def _bars(axes: Any, layers: Sequence[LayerCost], heights: Sequence[float], labe
     colors = [BINARY if layer.binary_parameters else REAL for layer in layers]
     bars = axes.bar(range(len(layers)), heights, color=colors, width=0.8)
     for bar, layer in zip(bars, layers, strict=True):
-        if not layer.binary_parameters:
-            bar.set_hatch("////")  # readable in grey too
+        if not layer.binary_parameters and len(layers) <= MAX_HATCHED:
+            bar.set_hatch("////")  # readable in grey too, where bars are wide enough
             bar.set_edgecolor("white")
     # one real-valued layer costs as much as dozens of binary ones: a linear axis would hide those
     axes.set_yscale("log")
@@ -123,4 +118,4 @@ def _legend(axes: Any) -> None:
 
 
 def _bytes(value: float) -> str:
-    return kilobytes(round(value)) if value >= 1000 else f"{value:,.0f} B"
+    return f"{value / 1000:,.0f} kB" if value >= 1000 else f"{value:,.0f} B"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -201,26 +201,19 @@ def _shape(values: tuple[Any, ...]) -> Shape:
 
 def _added(first: LayerCost, second: LayerCost) -> LayerCost:
     """A layer that ran twice: its work twice, its parameters once."""
-    fields = dict(vars(first))
-    for key in (
-        "binary_parameters",
-        "real_parameters",
-        "norm_parameters",
-        "flops",
-        "bops",
-        "extra_operations",
-    ):
-        fields[key] += getattr(second, key)
-    return LayerCost(**fields)
+    summed = ("binary_parameters", "real_parameters", "norm_parameters", "flops", "bops", "extra_operations")
+    sums = {key: getattr(first, key) + getattr(second, key) for key in summed}
+    return replace(first, **sums)
 
 
 Count = Callable[[tuple[Any, ...], Any], int]
 
 
 def _conv_macs(args: tuple[Any, ...], out: Any) -> int:
-    inputs, weight, transposed = args[0], args[1], args[6]
-    driver: Tensor = inputs if transposed else out
-    return driver.numel() * math.prod(weight.shape[1:])
+    weight, transposed = args[1], args[6]
+    driver: Tensor = args[0] if transposed else out
+    per_element: int = math.prod(weight.shape[1:])
+    return driver.numel() * per_element
 
 
 def _first(out: Any) -> Tensor:
@@ -249,7 +242,7 @@ _MACS: dict[str, tuple[str, Count]] = {
     "bmm": ("linear", lambda args, out: out.numel() * args[0].shape[-1]),
 }
 
-_NORMS = (
+_NORMS = [
     "native_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_no_training",
@@ -257,21 +250,27 @@ _NORMS = (
     "miopen_batch_norm",
     "native_layer_norm",
     "native_group_norm",
-)
-_ACTIVATIONS = (
-    *("relu", "_prelu_kernel", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "hardtanh"),
-    *(
-        "hardswish",
-        "hardsigmoid",
-        "softplus",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "mish",
-        "log_sigmoid_forward",
-    ),
-)
-_ARITHMETIC = ("add", "sub", "rsub", "mul", "div", "maximum", "minimum")
+]
+_ACTIVATIONS = [
+    "relu",
+    "_prelu_kernel",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "hardtanh",
+    "hardswish",
+    "hardsigmoid",
+    "softplus",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "mish",
+    "log_sigmoid_forward",
+]
+_ARITHMETIC = ["add", "sub", "rsub", "mul", "div", "maximum", "minimum"]
 
 _EXTRA: dict[str, tuple[str, Count]] = {
     **dict.fromkeys(_NORMS, ("batch_norm", _per_output)),
