@@ -7,6 +7,8 @@ strictly. Nothing in the file can run code when it is read.
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +74,9 @@ def load_checkpoint(path: str | Path, kind: str | None = None) -> Checkpoint:
     if version != VERSION or tuple(document) != _FIELDS or types != [str, int, str, dict, dict]:
         raise UserError(f"{path}: is damaged: it lacks parts of a binas checkpoint; train again")
     try:
-        checkpoint = Checkpoint(document["kind"], plain(document["structure"]), plain(document["state"]))
+        checkpoint = Checkpoint(
+            document["kind"], plain(document["structure"], "structure"), plain(document["state"], "state")
+        )
     except TypeError as error:
         raise UserError(f"{path}: is not a binas checkpoint: {error}") from None
     if kind is not None and checkpoint.kind != kind:
@@ -123,15 +127,22 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: is cut off: it is empty; copy it again or train again")
     if not content.startswith(_ZIP_MAGIC[: len(content)]):
         raise UserError(f"{path}: is not a binas checkpoint; give the checkpoint.pt of a run folder")
-    try:
-        torch.PyTorchFileReader(io.BytesIO(content))
-    except RuntimeError:
-        raise UserError(f"{path}: is cut off or damaged; copy it again or train again") from None
+    if not _is_whole(content):
+        raise UserError(f"{path}: is cut off or damaged; copy it again or train again")
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a file that others have made
         reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{path}: holds something other than plain values and tensors, or is damaged, and was not"
-            f" loaded ({type(error).__name__}: {reason})"
+            f"{path}: holds something other than plain values and tensors and was not loaded"
+            f" ({type(error).__name__}: {reason})"
         ) from None
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether every part of the archive has the checksum that was written with it."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError):
+        return False
