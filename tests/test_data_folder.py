@@ -111,6 +111,15 @@ def test_hashes_follow_names_and_sizes_of_files(tmp_path):
     assert opened(tmp_path / "copy").split_hashes == before
     (root / "cat" / "00.png").rename(root / "cat" / "000.png")
     assert opened(root).split_hashes != before
+    with (tmp_path / "copy" / "dog" / "00.png").open("ab") as file:
+        file.write(b"a comment after the picture")
+    assert opened(tmp_path / "copy").split_hashes != before
+
+
+def test_the_limit_of_memory_counts_decoded_megabytes(tmp_path):
+    root = make(tmp_path / "pets")  # 16 training images, 1.83 MiB at this size
+    assert isinstance(opened(root, image_size=200, in_memory_limit_mb=1).train(), StreamedImageSet)
+    assert isinstance(opened(root, image_size=200, in_memory_limit_mb=2).train(), ImageSet)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
