@@ -83,6 +83,11 @@ def _check_state(op: str | OpFactory, channels: int, stride: int) -> None:
         first, second = _run(module, x), _run(module, x)
         if not torch.equal(first, second):
             raise UserError(f"stride {stride}: two evaluations of one input differ")
+        alone = _run(module, x[:1])
+        if alone.shape != first[:1].shape:
+            raise UserError(
+                f"stride {stride}: a batch of one became {tuple(alone.shape)}, expected {tuple(first[:1].shape)}"
+            )
         copy = _built(op, channels, stride)
         copy.load_state_dict(module.state_dict(), strict=True)
         if not torch.equal(_run(copy.eval(), x), first):
