@@ -79,6 +79,18 @@ def test_full_disk_keeps_the_old_file(small_disk: Path) -> None:
     write_atomic(path, b"n" * 100_000)
 
 
+def test_read_only_disk(small_disk: Path) -> None:
+    write_atomic(small_disk / "file", "old")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(
+        UserError, match=r"file: cannot be written: Read-only file system; choose a folder on"
+    ):
+        write_atomic(small_disk / "file", "new")
+    with pytest.raises(UserError, match="Read-only"):
+        write_atomic(small_disk / "new" / "file", "new")
+    assert (small_disk / "file").read_text() == "old"
+
+
 def test_limit_on_file_size_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, "old")
