@@ -56,11 +56,11 @@ def figure(profile: Profile) -> Any:
     _bars(below, layers, [layer.packed_bytes for layer in layers], "packed size", _bytes)
     _parts(above, below, parts)
     above.set_title(
-        f"Convolutions and linear layers: {short_count(profile.ops)} OPs, {kilobytes(profile.file_bytes)}"
-        f" packed, {profile.binary_share:.1%} of the parameters binary",
+        f"{short_count(profile.ops)} OPs, {kilobytes(profile.file_bytes)} packed,"
+        f" {profile.binary_share:.1%} of the parameters binary",
         fontsize=10,
     )
-    _legend(above)
+    _legend(above, hatched=len(layers) <= MAX_HATCHED)
     return chart
 
 
@@ -105,12 +105,14 @@ def _parts(above: Any, below: Any, parts: Sequence[tuple[str, Sequence[LayerCost
     below.set_xlim(-0.7, start - 0.3)
 
 
-def _legend(axes: Any) -> None:
+def _legend(axes: Any, hatched: bool) -> None:
     from matplotlib.patches import Patch
 
     handles = [
         Patch(facecolor=BINARY, label="binary weights"),
-        Patch(facecolor=REAL, edgecolor="white", hatch="////", label="real-valued weights"),
+        Patch(
+            facecolor=REAL, edgecolor="white", hatch="////" if hatched else "", label="real-valued weights"
+        ),
     ]
     axes.legend(
         handles=handles, fontsize=8, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, -0.16)
