@@ -137,14 +137,13 @@ def test_any_bytes_in_an_event_file(content: bytes, start: int) -> None:
     assert content.startswith(kept) or len(kept) < len(content)
 
 
-def test_killed_after_a_flush_loses_nothing(tmp_path: Path) -> None:
+def test_killed_loses_nothing(tmp_path: Path) -> None:
     program = """
 import os, signal, sys
 from binas.run.metrics import MetricsLog
 metrics = MetricsLog(sys.argv[1])
 for step in range(4):
     metrics.log(step, loss=step)
-metrics.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
@@ -196,6 +195,24 @@ def test_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
         metrics.log(2, loss=2.0)
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 2]
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_full_disk_leaves_whole_events(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).random((64, 64, 3))
+    with MetricsLog(tmp_path) as metrics:
+        metrics.log(0, loss=0.0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+        try:
+            with pytest.raises(UserError, match=r"tfevents\S* cannot be written: File too large"):
+                metrics.image(1, "noise", noise)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        metrics.log(2, loss=2.0)
+    assert scalars(tmp_path, "loss") == [(0, 0.0), (2, 2.0)]
+    assert capfd.readouterr().err == ""
 
 
 def test_no_metrics(tmp_path: Path) -> None:

@@ -79,6 +79,40 @@ def write_atomic(path: str | Path, data: str | bytes | memoryview) -> None:
         temporary.write_bytes(content)
 
 
+class AppendedFile:
+    """A file that grows by whole pieces: one that does not fit on the disk leaves nothing behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def append(self, piece: bytes) -> None:
+        """Hands a piece to the operating system, so that it survives the end of this process."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(piece)
+            while written < len(piece):  # a full disk takes what fits; the next write says why
+                written += self._file.write(piece[written:])
+        except OSError as error:
+            self._file.truncate(end)
+            raise cannot_write(self.path, error) from None
+
+    def sync(self) -> None:
+        """Waits until everything is on the disk, where it survives the end of the machine."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def close(self) -> None:
+        """Closes the file; closing twice does nothing."""
+        self._file.close()
+
+
 def sweep_temporaries(folder: Path) -> None:
     """Removes what writers that were killed have left in a folder; the caller holds its lock."""
     for left in folder.rglob(f".*{TEMPORARY}"):

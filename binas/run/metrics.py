@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from binas.errors import UserError
-from binas.run.events import cut_events
-from binas.run.files import cannot_write, write_atomic
+from binas.run.events import EventWriter, cut_events
+from binas.run.files import AppendedFile, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -39,15 +37,10 @@ class MetricsLog:
 
     def __init__(self, folder: str | Path, start_step: int = 0, *, tensorboard: bool = True) -> None:
         folder = Path(folder)
-        self._path = folder / METRICS_FILE
-        _cut_lines(self._path, start_step)
-        events = folder / TENSORBOARD_FOLDER
-        cut_events(events, start_step)
-        self._writer = _open_writer(events) if tensorboard else None
-        try:
-            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
-        except OSError as error:
-            raise cannot_write(self._path, error) from None
+        _cut_lines(folder / METRICS_FILE, start_step)
+        cut_events(folder / TENSORBOARD_FOLDER, start_step)
+        self._events = EventWriter(folder / TENSORBOARD_FOLDER) if tensorboard else None
+        self._file = AppendedFile(folder / METRICS_FILE)
 
     def log(self, step: int, **values: Any) -> None:
         """Writes one line; numbers become scalars in TensorBoard too.
@@ -57,24 +50,23 @@ class MetricsLog:
         """
         flat = dict(_flat(values))
         line = json.dumps({"step": int(step), **flat}, allow_nan=False) + "\n"
-        self._append(line.encode())
-        if self._writer is not None:
+        self._file.append(line.encode())
+        if self._events is not None:
             for name, value in flat.items():
                 if isinstance(value, int | float):
-                    self._writer.add_scalar(name, float(value), step)
+                    self._events.scalar(step, name, float(value))
 
     def image(self, step: int, name: str, pixels: npt.ArrayLike) -> None:
         """Shows a picture in TensorBoard.
 
         Shape: (H, W), (H, W, 3) or (H, W, 4); uint8, or floats from 0 to 1.
         """
-        if self._writer is not None:
-            array = np.asarray(pixels)
-            self._writer.add_image(name, array, step, dataformats="HW" if array.ndim == 2 else "HWC")
+        if self._events is not None:
+            self._events.image(step, name, np.asarray(pixels))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Shows a matplotlib figure in TensorBoard; the figure stays the caller's to close."""
-        if self._writer is not None:
+        if self._events is not None:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
 
             canvas = FigureCanvasAgg(figure)
@@ -84,38 +76,21 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Brings everything to the disk; called before a checkpoint, so that it never runs ahead."""
-        try:
-            os.fsync(self._file.fileno())
-            if self._writer is not None:
-                self._writer.flush()
-        except OSError as error:
-            raise cannot_write(self._path, error) from None
+        self._file.sync()
+        if self._events is not None:
+            self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes both; closing twice does nothing."""
+        """Closes the files; closing twice does nothing."""
         self._file.close()
-        if self._writer is not None:
-            try:
-                self._writer.close()
-            except OSError as error:
-                raise cannot_write(self._path.parent / TENSORBOARD_FOLDER, error) from None
-            self._writer = None
+        if self._events is not None:
+            self._events.close()
 
-    def __enter__(self) -> MetricsLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _append(self, line: bytes) -> None:
-        end = self._file.seek(0, os.SEEK_END)
-        try:
-            written = self._file.write(line)
-            if written != len(line):  # a full disk takes what fits; the next write says why
-                self._file.write(line[written:])
-        except OSError as error:
-            self._file.truncate(end)
-            raise cannot_write(self._path, error) from None
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
@@ -170,16 +145,3 @@ def _cut_lines(path: Path, start_step: int) -> None:
     kept = b"".join(line for line, value in _lines(content) if value["step"] < start_step)
     if kept != content:
         write_atomic(path, kept)
-
-
-def _open_writer(folder: Path) -> SummaryWriter:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "TensorBoard is not installed: install it (pip install tensorboard) or switch it off"
-        ) from None
-    try:
-        return SummaryWriter(str(folder))
-    except OSError as error:
-        raise cannot_write(folder, error) from None
