@@ -121,6 +121,8 @@ def _stacked(items: list[Tensor | str]) -> Tensor | str:
 
 
 def _streamed(images: StreamedImageSet, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    if not parts:
+        return  # no worker is started for nothing
     loader = DataLoader(
         _Files(images),
         batch_sampler=[part.tolist() for part in parts],
