@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is not a word", key_node.start_mark
@@ -50,6 +50,10 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes every word that YAML 1.1 or 1.2 would read as something else."""
 
 
 _SCALARS = {
@@ -67,7 +71,22 @@ _SCALARS = {
 _Loader.yaml_implicit_resolvers = {}
 for _tag in ("bool", "int", "float", "null"):
     _pattern, _first = _SCALARS[f"tag:yaml.org,2002:{_tag}"]
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))  # type: ignore[no-untyped-call]
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
+
+
+def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))  # PyYAML's own reads 010 as 8
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    # PyYAML folds these three line breaks away unless the text stands in double quotes
+    style = '"' if any(mark in value for mark in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+_Dumper.add_representer(str, _text)
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -193,7 +212,7 @@ def load(model: type[ModelT], path: Path, overrides: Mapping[str, Any] | None = 
 
 def dump(config: Config) -> str:
     """The YAML text that loads to an equal model."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _explain(model: type[Config], details: Mapping[str, Any], source: str) -> str:

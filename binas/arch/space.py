@@ -6,6 +6,7 @@ A space is one YAML file in `search_spaces/`. A mapping with a key `base` starts
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -145,14 +146,21 @@ class SearchSpace(Config):
         )
 
 
-def space_mapping(value: Any) -> dict[str, Any]:
-    """The whole mapping of a space given by name or path, or by changes to a `base`."""
+def space_mapping(value: Any, based_on: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The whole mapping of a space given by name or path, or by changes to a `base`.
+
+    Args:
+        based_on: the files that led here, each the base of the one before.
+    """
     if isinstance(value, str):
-        return space_mapping(read_mapping(find_file(value, "search_spaces")))
+        path = find_file(value, "search_spaces").resolve()
+        if path in based_on:
+            raise UserError(f"{path}: base: the file is based on itself; name another one")
+        return space_mapping(read_mapping(path), (*based_on, path))
     if not isinstance(value, Mapping):
         raise UserError(f"space: a name, a file or a mapping is expected, not {value!r:.80}")
     changes = {key: inner for key, inner in value.items() if key != "base"}
-    return merged(space_mapping(value["base"]), changes) if "base" in value else changes
+    return merged(space_mapping(value["base"], based_on), changes) if "base" in value else changes
 
 
 def load_space(value: str | Mapping[str, Any], source: str = "") -> SearchSpace:

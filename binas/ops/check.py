@@ -85,9 +85,7 @@ def _check_state(op: str | OpFactory, channels: int, stride: int) -> None:
             raise UserError(f"stride {stride}: two evaluations of one input differ")
         alone = _run(module, x[:1])
         if alone.shape != first[:1].shape:
-            raise UserError(
-                f"stride {stride}: a batch of one became {tuple(alone.shape)}, expected {tuple(first[:1].shape)}"
-            )
+            raise UserError(f"stride {stride}: a batch of one became {tuple(alone.shape)}; keep its 4 axes")
         copy = _built(op, channels, stride)
         copy.load_state_dict(module.state_dict(), strict=True)
         if not torch.equal(_run(copy.eval(), x), first):
