@@ -1,0 +1,85 @@
+"""`binas profile`: from a genotype or checkpoint and sizes to tables, JSON, CSV and a chart."""
+
+from __future__ import annotations
+
+DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+"""Sizes of CIFAR-10, for a genotype that no recipe goes with."""
+
+
+def profile_file(options: Namespace, plugins: tuple[PluginRecord, ...]) -> int:
+    """Prints and writes what the options ask for; see `binas profile --help`."""
+    profile, title = _profile(options, plugins)
+    if options.json == "-":
+        print(json.dumps(profile.to_json()))
+    elif options.csv == "-":
+        print(to_csv(profile), end="")
+    else:
+        print(f"{title}\n{to_table(profile, options.layers)}")
+    if options.json and options.json != "-":
+        write_atomic(options.json, json.dumps(profile.to_json(), indent=1) + "\n")
+    if options.csv and options.csv != "-":
+        write_atomic(options.csv, to_csv(profile))
+    if options.chart:
+        from binas.profile.chart import save_chart
+
+        save_chart(profile, Path(options.chart))
+    return 0
+
+
+def _profile(options: Namespace, plugins: tuple[PluginRecord, ...]) -> tuple[Profile, str]:
+    path = find_file(options.file, "genotypes")
+    sizes: dict[str, Any] = dict(DEFAULT_SIZES)
+    stage: dict[str, Any] = {}
+    if path.suffix == ".pt":
+        from binas.train.model_file import read_structure
+
+        structure = read_structure(path, plugins)
+        genotype, settings = structure.read_genotype(), structure.settings
+        sizes |= {key: getattr(structure, key) for key in sizes}
+        stage = {
+            "binarization": structure.stage.binarization,
+            "binarize_activations": structure.stage.binarize_activations,
+            "binarize_weights": structure.stage.binarize_weights,
+        }
+    else:
+        genotype = read_genotype(path, OPS)
+        require_plugins(genotype.plugins, plugins, str(path))
+        sizes |= {key: value for key, value in _own_sizes(genotype).items() if key in sizes}
+        settings = _own_settings(genotype)
+    sizes |= {key: _given(options, key) for key in sizes if _given(options, key) is not None}
+    changes = {key: getattr(options, key) for key in ("num_cells", "init_channels")}
+    given = {key: value for key, value in changes.items() if value is not None}
+    settings = build(NetworkSettings, {**settings.model_dump(), **given}, "profile")
+    title = (
+        f"{path}: genotype {genotype.hash()}, {settings.num_cells} cells from {settings.init_channels}"
+        f" channels, images {sizes['in_channels']} × {sizes['image_size'][0]} × {sizes['image_size'][1]},"
+        f" {sizes['num_classes']} classes"
+    )
+    profile = profile_genotype(
+        genotype, sizes["in_channels"], sizes["image_size"], sizes["num_classes"], settings, **stage
+    )
+    return profile, title
+
+
+def _own_sizes(genotype: Genotype) -> dict[str, Any]:
+    images = genotype.provenance.get("images")
+    found = dict(images) if isinstance(images, dict) else {}
+    if "image_size" in found:
+        found["image_size"] = tuple(found["image_size"])
+    return found
+
+
+def _own_settings(genotype: Genotype) -> NetworkSettings:
+    settings = genotype_space(genotype).network.model_dump()
+    recipe = genotype.provenance.get("recipe")
+    changes = recipe.get("retrain", {}).get("network", {}) if isinstance(recipe, dict) else {}
+    return build(NetworkSettings, merged(settings, changes), "genotype: retrain.network")
+
+
+def _given(options: Namespace, key: str) -> Any:
+    value = getattr(options, key)
+    if key != "image_size" or value is None:
+        return value
+    if len(value) > 2 or min(value) < 1:
+        raise UserError(f"--image-size {value}: one side, or height and width, in pixels")
+    return (value[0], value[-1])
