@@ -1,5 +1,7 @@
 """Batches: every image once, repeatable by seed alone, normalised, the same from memory and from files."""
 
+import multiprocessing
+
 import pytest
 import torch
 from PIL import Image
@@ -130,6 +132,15 @@ def test_a_file_damaged_during_the_run_is_named(tmp_path, num_workers):
         collected(Batches(files, 4, "cpu", MEAN, STD))
     assert str(caught.value).startswith(str(files.paths[5]))
     assert "Traceback" not in str(caught.value)
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_end_when_an_epoch_is_left_early(tmp_path):
+    epoch = Batches(streamed(tmp_path / "images", numbered(20), 2), 4, "cpu", MEAN, STD).epoch(0)
+    next(epoch)
+    assert len(multiprocessing.active_children()) == 2
+    epoch.close()
+    assert multiprocessing.active_children() == []
 
 
 def test_an_empty_set_of_files_gives_no_batch(tmp_path):

@@ -135,7 +135,11 @@ def _streamed(images: StreamedImageSet, parts: Sequence[Tensor]) -> Iterator[Ten
         # newer Pythons warn of any fork beside threads; these workers decode files and use no thread
         warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
         batches = iter(loader)
-    for batch in batches:
-        if isinstance(batch, str):
-            raise UserError(batch)
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            yield batch
+    finally:
+        # ends the workers now; an error's traceback would keep them, and the exit would wait for them
+        del batches
