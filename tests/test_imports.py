@@ -191,7 +191,8 @@ def test_importing_loads_no_heavy_library_and_leaves_nothing_behind(tmp_path: Pa
 import importlib, random, sys
 import torch
 def state():
-    return random.getstate(), torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads()
+    kept = random.getstate(), torch.get_rng_state().tolist()
+    return *kept, torch.get_default_dtype(), torch.get_num_threads()
 before = state()
 path = list(sys.path)
 for name in {PURE!r}:
