@@ -265,6 +265,13 @@ def test_random_cells_without_a_path_are_drawn_again() -> None:
     assert all(genotype.operations() == {CONV} for genotype in drawn)
 
 
+def test_a_path_through_a_dead_node_is_none() -> None:
+    space = tiny(**KEEP, operations=[ZEROISE, CONV], edges_per_node=1)
+    drawn = [random_genotype(space, random.Random(seed)) for seed in range(100)]
+    assert all(reaches_output(genotype.cell(kind)) for genotype in drawn for kind in CELL_KINDS)
+    assert any(genotype.dead_nodes("normal") for genotype in drawn)
+
+
 def test_random_zeroise_under_discount() -> None:
     space = tiny(zeroise={"policy": "discount", "gamma": 4}, num_nodes=8)
     generator = random.Random(0)

@@ -128,6 +128,17 @@ def test_zeroised_parts_have_no_modules() -> None:
         assert list(block.edges) == ["edge_3_1"] and list(block.preprocess) == ["1"]
 
 
+def test_the_order_of_edges_in_a_file_changes_nothing() -> None:
+    edges = ODD_CELLS["input 0 is not read"]
+    assert list(edge_operations(edges)) == list(edge_operations(edges[::-1])) == [(2, 1), (3, 1), (3, 2)]
+    space, states = small("bnas", num_nodes=2), []
+    for order in (edges, edges[::-1]):
+        torch.manual_seed(0)
+        states.append(Network(genotype_of({"normal": order, "reduce": order}, space), 3, 5).state_dict())
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_a_dead_node_stands_as_zeros() -> None:
     space = small("bnas", num_nodes=2, inter_cell_skip=False)
     edges = ODD_CELLS["a dead node feeds a live one"]

@@ -24,6 +24,8 @@ from binas.arch.space import SearchSpace, load_space
 from binas.arch.supernet import Candidates, Supernet, all_candidates
 from binas.binarize import set_precision
 from binas.config import shipped_names
+from binas.search.config import SearchConfig
+from binas.search.step import BilevelStep, diversity_weight
 
 SPACES = shipped_names("search_spaces")
 PRECISIONS = {"binary": (True, True), "real-weights": (True, False), "real": (False, False)}
@@ -223,3 +225,24 @@ def test_the_diversity_term_counts_every_edge_once() -> None:
     diverse, _ = alpha_step(oracle, values, x, y, TEMPERATURES, DIVERSITY, EPOCH, TAU)
     # uniform rows: the entropy is log 7 on each edge; 1e-12 for the difference of two losses
     assert plain - diverse == pytest.approx(DIVERSITY * math.log(7) * math.exp(-EPOCH / TAU), rel=1e-12)
+
+
+@pytest.mark.parametrize("updates", [False, True], ids=["statistics left alone", "statistics follow"])
+def test_the_two_steps_of_search(updates: bool) -> None:
+    """What `BilevelStep` computes, read from the gradients that it leaves behind; learning rates are 0."""
+    space = small("binas")
+    supernet, oracle, alphas, x, y = separated_problem(space, "binary", None, (8, 8))
+    optimizers = [torch.optim.SGD(module.parameters(), 0.0) for module in (supernet, alphas)]
+    config, weight = SearchConfig(alpha_step_updates_batch_norm=updates), diversity_weight(DIVERSITY, TAU, 3)
+    step = BilevelStep(supernet, alphas, *optimizers, config, TEMPERATURES, weight)
+    expected, gradients = alpha_step(oracle, _values(alphas), x, y, TEMPERATURES, DIVERSITY, 3, TAU, updates)
+    assert_near(step.alpha_step((x, y))["alpha_loss"].detach(), torch.tensor(expected), "alpha loss")
+    for kind in KINDS:
+        assert_near(alphas.get_parameter(kind).grad, gradients[kind], f"alphas.{kind}")
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in supernet.parameters())
+    expected, gradients = weight_step(oracle, _values(alphas), x, y, TEMPERATURES)
+    assert_near(step.weight_step((x, y))["train_loss"].detach(), torch.tensor(expected), "train loss")
+    for name, parameter in supernet.named_parameters():
+        assert_near(parameter.grad, gradients[name], name)
+    for name, copies in running_statistics(oracle).items():
+        assert_near(supernet.get_buffer(name), copies[0], name)

@@ -265,6 +265,16 @@ def test_channel_shuffle_deals_channels_out(groups: int, channels: int) -> None:
         assert torch.equal(y[:, place], plain[:, (place % groups) * each + place // groups])
 
 
+def test_the_activation_follows_the_shuffle() -> None:
+    context = OpContext(channels_per_group=4, channel_shuffle=True, activation="prelu")
+    module = build_op("binary_group_conv_3x3", 8, 1, context)
+    slopes = torch.arange(8.0)
+    module.activation.weight.data.copy_(slopes)  # type: ignore[operator,union-attr]
+    x = torch.randn(2, 8, 5, 5)
+    y = module.conv(module.norm(x))[:, [0, 4, 1, 5, 2, 6, 3, 7]]  # type: ignore[operator]
+    assert torch.equal(module(x), torch.where(y > 0, y, slopes[:, None, None] * y))
+
+
 def test_no_shuffle_without_groups() -> None:
     context = OpContext(channels_per_group=None, groups=1, channel_shuffle=True)
     assert isinstance(build_op("binary_group_conv_3x3", 8, 1, context).shuffle, nn.Identity)
