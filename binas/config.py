@@ -198,8 +198,17 @@ def build(model: type[ModelT], data: Any, source: str) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(model, details, source) for details in error.errors()]
+        mistakes = error.errors()
+        wrong = {details["loc"][:length] for details in mistakes for length in range(len(details["loc"]))}
+        lines = [
+            _explain(model, details, source)
+            for details in mistakes
+            # a list is "too short" as well when what is in it is wrong
+            if details["type"] != "too_short" or details["loc"] not in wrong
+        ]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
+    except UserError as error:  # from a validator that reads another file
+        raise UserError(f"{source}: {error}") from None
 
 
 def load(model: type[ModelT], path: Path, overrides: Mapping[str, Any] | None = None) -> ModelT:
@@ -266,4 +275,6 @@ def _default(field: FieldInfo, inner: type[Config] | None) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True, validated_data={})
-    return "" if inner is not None and default is not None else repr(default)
+    if inner is not None and default is not None:
+        return ""
+    return str(default) if isinstance(default, Path) else repr(default)

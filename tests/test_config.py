@@ -6,13 +6,13 @@ import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from binas.arch.space import SearchSpace, load_space
 from binas.config import (
@@ -30,6 +30,7 @@ from binas.config import (
     with_override,
 )
 from binas.errors import UserError
+from binas.recipe import Recipe
 
 
 class Optimizer(Config):
@@ -47,6 +48,20 @@ class Phase(Config):
     """Rounds through
     the data."""
     trains: Literal["weights", "both"] = "both"
+
+
+class Phases(Config):
+    """A list that is never empty, and a validator that raises like one that reads another file."""
+
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    folder: Path = Path("runs")
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _exists(cls, value: Any) -> Any:
+        if value == "absent":
+            raise UserError("absent: no such folder")
+        return value
 
 
 class Sample(Config):
@@ -158,6 +173,25 @@ def test_every_mistake_is_told_on_a_line_of_its_own() -> None:
         build(Sample, {"nme": 1, "optimizer": {"lr": -1}}, "f.yaml")
     lines = str(caught.value).splitlines()
     assert len(lines) == 3 and all(line.startswith("f.yaml: ") for line in lines)
+
+
+def test_a_list_of_wrong_things_is_not_called_too_short() -> None:
+    with pytest.raises(UserError) as caught:
+        build(Phases, {"phases": [{"epoch": 1}]}, "f.yaml")
+    assert str(caught.value) == (
+        "f.yaml: unknown key 'phases.0.epoch'; did you mean 'epochs'? known: epochs, trains"
+    )
+    with pytest.raises(UserError, match=r"^f\.yaml: phases: .*at least 1 item"):
+        build(Phases, {"phases": []}, "f.yaml")
+
+
+def test_mistakes_that_a_validator_tells_name_the_file_too() -> None:
+    with pytest.raises(UserError, match=r"^f\.yaml: absent: no such folder$"):
+        build(Phases, {"phases": [{}], "folder": "absent"}, "f.yaml")
+
+
+def test_default_paths_are_described_as_text() -> None:
+    assert {key: default for key, default, _ in describe(Phases)}["folder"] == "runs"
 
 
 @pytest.mark.parametrize(
@@ -338,6 +372,25 @@ def test_description_of_a_space_covers_what_a_space_dumps() -> None:
     described = {key for key, _, _ in describe(SearchSpace)}
     free = {"binarization.activation.window", "binarization.weight.center"}  # options of binarizers
     assert paths(load_space("bnas").model_dump(mode="json")) - free == described
+
+
+def test_a_recipe_is_described_whole_and_survives_dump_and_load() -> None:
+    def paths(value: Any, prefix: str = "") -> set[str]:
+        if isinstance(value, list):
+            return {path for inner in value for path in paths(inner, f"{prefix}0.")}
+        if not isinstance(value, dict):
+            return set()
+        return {f"{prefix}{k}" for k in value} | {
+            p for k, v in value.items() for p in paths(v, f"{prefix}{k}.")
+        }
+
+    recipe = Recipe()
+    described = {key for key, _, _ in describe(Recipe)}
+    free = {"space.binarization.activation.window", "space.binarization.weight.center"}
+    assert paths(recipe.model_dump(mode="json")) - free <= described
+    assert build(Recipe, parse_yaml(dump(recipe), "dump"), "dump") == recipe
+    with pytest.raises(UserError, match=r"^f\.yaml: bnsa: no such search space.*'bnas'"):
+        build(Recipe, {"space": "bnsa"}, "f.yaml")
 
 
 def test_models_are_frozen() -> None:
