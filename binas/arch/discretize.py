@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype, PluginRecord, cell_edges
+from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype, cell_edges
 from binas.arch.space import SearchSpace
+from binas.plugins import PluginRecord
 
 
 def discretize_cell(

@@ -6,9 +6,10 @@ import random
 from collections.abc import Sequence
 
 from binas.arch.discretize import genotype_of
-from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype, PluginRecord
+from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype
 from binas.arch.space import SearchSpace
 from binas.errors import UserError
+from binas.plugins import PluginRecord
 
 MAX_DRAWS = 10_000
 

@@ -34,7 +34,7 @@ class _ApproxSign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x: Tensor = ctx.saved_tensors[0]
         return gradient * (2 - 2 * x.abs()).clamp_min(0)
 
 
@@ -47,7 +47,7 @@ def straight_through_sign(x: Tensor, window: float | None = 1.0) -> Tensor:
     Shape: any -> same.
     Reference: Hubara et al., Binarized Neural Networks, arXiv:1602.02830, sec. 1.3.
     """
-    return _StraightThroughSign.apply(x, window)  # type: ignore[no-any-return,no-untyped-call]
+    return _StraightThroughSign.apply(x, window)  # type: ignore[no-any-return]
 
 
 def approx_sign(x: Tensor) -> Tensor:
@@ -60,4 +60,4 @@ def approx_sign(x: Tensor) -> Tensor:
     Reference: Liu et al., Bi-Real Net, arXiv:1808.00278, sec. 3.3.
     Deviation: 0 maps to +1; the authors' code maps it to 0.
     """
-    return _ApproxSign.apply(x)  # type: ignore[no-any-return,no-untyped-call]
+    return _ApproxSign.apply(x)  # type: ignore[no-any-return]

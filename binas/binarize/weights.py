@@ -81,11 +81,11 @@ class XnorReleased(WeightBinarizer):
         self.exact = Xnor(shape, center=False)
 
     def forward(self, weight: Tensor) -> Bases:
-        scaled: Tensor = _ScaleGradient.apply(weight, self.factor)  # type: ignore[no-untyped-call]
+        scaled: Tensor = _ScaleGradient.apply(weight, self.factor)
         return self.exact.forward(scaled)
 
     @torch.no_grad()
     def after_step(self, weight: nn.Parameter) -> None:
         if weight.shape[1] > 1:
-            weight -= weight.mean(dim=1, keepdim=True)
+            weight.sub_(weight.mean(dim=1, keepdim=True))
         weight.clamp_(-1, 1)

@@ -67,7 +67,7 @@ def _check_forward(module: nn.Module, channels: int, stride: int, size: tuple[in
     if not torch.equal(before, x.detach()):
         raise UserError("the input was changed in place; work on a copy")
     if y.requires_grad:
-        (y * torch.randn(y.shape, generator=generator)).sum().backward()
+        (y * torch.randn(y.shape, generator=generator)).sum().backward()  # type: ignore[no-untyped-call]
     for name, parameter in module.named_parameters():
         if parameter.grad is None or not parameter.grad.isfinite().all():
             what = "no" if parameter.grad is None else "a non-finite"
