@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.network import genotype_space
+from binas.arch.space import NetworkSettings
+from binas.config import build, find_file, merged
+from binas.errors import UserError
+from binas.ops import OPS
+from binas.plugins import PluginRecord, require_plugins
+from binas.profile.closed_form import profile_genotype
+from binas.profile.cost import Profile
+from binas.profile.table import to_csv, to_table
+from binas.run.files import write_atomic
+
+DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
+"""Sizes of CIFAR-10, for a genotype that no recipe goes with."""
+
+
+"""`binas profile`: from a genotype or checkpoint and sizes to tables, JSON, CSV and a chart."""
+
+from __future__ import annotations
+
 DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 """Sizes of CIFAR-10, for a genotype that no recipe goes with."""
 
