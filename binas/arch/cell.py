@@ -50,9 +50,10 @@ class Preprocess(nn.Sequential):
         self, in_channels: int, out_channels: int, stride: int, precision: Precision, context: OpContext
     ) -> None:
         affine = context.batch_norm_affine and stride == 1
+        size = 3 if stride == 2 else 1
         super().__init__(
             nn.BatchNorm2d(in_channels, affine=affine),
-            convolution(precision, in_channels, out_channels, 3 if stride == 2 else 1, stride, context, "preprocess"),
+            convolution(precision, in_channels, out_channels, size, stride, context, "preprocess"),
             nn.ReLU(),
         )
 
@@ -190,7 +191,7 @@ class Cell(nn.Module):
         if x is None:
             return []
         outputs = []
-        for name, module in self.edges[key].items():  # type: ignore[operator,union-attr]
+        for name, module in self.edges[key].items():  # type: ignore[operator]
             if str(source) in self.norms and _takes_normalized_input(module):
                 if source not in normalized:
                     normalized[source] = self.norms[str(source)](x)

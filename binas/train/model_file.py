@@ -63,11 +63,21 @@ def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[Network, 
             not given.
     """
     checkpoint = load_checkpoint(path, KIND)
-    structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
-    require_plugins(structure.read_genotype().plugins, plugins, str(path))
+    structure = _structure(checkpoint, path, plugins)
     network = structure.build_network()
     load_weights(network, checkpoint.state.get("model"), path)
     return network.eval(), structure, checkpoint
+
+
+def read_structure(path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
+    """What the network in a checkpoint is built from."""
+    return _structure(load_checkpoint(path, KIND), path, plugins)
+
+
+def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
+    structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
+    require_plugins(structure.read_genotype().plugins, plugins, str(path))
+    return structure
 
 
 def load_weights(network: nn.Module, state: Any, path: Path) -> None:
