@@ -216,11 +216,11 @@ def test_inter_cell_skips_by_position() -> None:
     supernet = Supernet(small("bnas"), 3, 5)
     kinds = [type(block.skip) for block in supernet.cells]  # cell 0 has none
     assert kinds == [type(None), ReductionSkip, nn.Identity]
-    layers = supernet.cells[1].skip.layers
-    assert isinstance(layers[1], nn.Conv2d) and layers[1].bias is not None
-    assert (layers[1].kernel_size, layers[1].stride) == ((2, 2), (2, 2))
+    reduce = supernet.cells[1].skip.reduce
+    assert isinstance(reduce, nn.Conv2d) and reduce.bias is not None
+    assert (reduce.kernel_size, reduce.stride) == ((2, 2), (2, 2))
     assert all(block.skip is None for block in Supernet(small("bats"), 3, 5).cells)
-    binary = Supernet(small("bnas", reduction_skip="binary"), 3, 5).cells[1].skip.layers[1]
+    binary = Supernet(small("bnas", reduction_skip="binary"), 3, 5).cells[1].skip.reduce
     assert isinstance(binary, BinaryConv2d)
 
 

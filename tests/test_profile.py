@@ -110,12 +110,12 @@ def test_everything_by_hand() -> None:
     stem = 30 + 240
     # batch-norm, sign, scale, ReLU of two preprocessings and a convolution; pool; addition
     cell_0 = 2 * (240 + 240 + 120 + 120) + 4 * 120 + 9 * 120 + 120
-    # preprocessing; strided convolution; batch-norm of the input padded to 6×6; addition of the skip
-    cell_1 = 4 * 240 + (240 + 240 + 72 + 72) + 4 * 36 + 72
+    # preprocessing; strided convolution; batch-norm of the skip's 4 channels of 6×5; its addition
+    cell_1 = 4 * 240 + (240 + 240 + 72 + 72) + 4 * 30 + 72
     cell_2 = (120 + 120 + 72 + 72) + 4 * 72 + 4 * 72 + 9 * 72 + 2 * 72
     average = 72
     extra = stem + cell_0 + cell_1 + cell_2 + average
-    assert extra == 7014
+    assert extra == 6990
     assert profile.flops_of_everything == 3336 + extra
     assert profile.ops_of_everything == 3336 + extra + 339
 
@@ -133,7 +133,7 @@ def test_layers_by_hand() -> None:
     layers = {
         (layer.name, layer.kind): layer for layer in profile_genotype(small_genotype(), 1, (6, 5), 3).layers
     }
-    skip = layers["cells.1.skip.layers.1", "convolution"]
+    skip = layers["cells.1.skip.reduce", "convolution"]
     assert (skip.precision, skip.input_shape, skip.output_shape) == ("real × real", (4, 6, 6), (8, 3, 3))
     assert skip.why_real
     conv = layers["cells.2.preprocess.0.1", "convolution"]
@@ -426,7 +426,7 @@ def test_json_has_the_totals_and_all_layers() -> None:
     data = json.loads(json.dumps(profile.to_json()))
     totals = profile.totals()
     assert {key: data[key] for key in totals} == totals
-    assert data["everything"] == {"flops": 10350, "bops": 21696, "ops": 10689}
+    assert data["everything"] == {"flops": 10326, "bops": 21696, "ops": 10665}
     assert len(data["layers"]) == len(profile.layers)
     for key in ("parameters", "bits", "flops", "bops", "ops", "packed_bytes"):
         total = data["storage"][key] if key == "packed_bytes" else data[key]
@@ -438,7 +438,7 @@ def test_csv_has_a_line_per_layer() -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(profile))))
     assert len(rows) == len(profile.layers)
     assert sum(int(row["bops"]) for row in rows) == 21696
-    assert {row["name"]: row["output_shape"] for row in rows}["cells.1.skip.layers.1"] == "8x3x3"
+    assert {row["name"]: row["output_shape"] for row in rows}["cells.1.skip.reduce"] == "8x3x3"
 
 
 @pytest.mark.parametrize("layers", [False, True])
@@ -459,7 +459,7 @@ def test_table_of_the_small_network() -> None:
     )
     assert "1,776 of 2,125 parameters are binary (83.6%); 12,944 bits" in text
     assert "As published 2,165 parameters: 40 more in 3 layers" in text
-    assert "136 in cells.1.skip.layers.1: down-sampling shortcut" in text
+    assert "136 in cells.1.skip.reduce: down-sampling shortcut" in text
 
 
 @pytest.mark.parametrize(

@@ -71,19 +71,18 @@ class ReductionSkip(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kind: str, context: OpContext) -> None:
         super().__init__()
         self.out_channels = out_channels
-        self.layers: nn.Module
-        if kind == "avg_pool":
-            self.layers = nn.AvgPool2d(2)
-        else:
+        self.norm: nn.Module = nn.Identity()
+        self.reduce: nn.Module = nn.AvgPool2d(2)
+        if kind != "avg_pool":
             precision: Precision = "real" if kind == "real" else "binary"
-            self.layers = nn.Sequential(
-                nn.BatchNorm2d(in_channels, affine=context.batch_norm_affine),
-                convolution(precision, in_channels, out_channels, 2, 2, context, "reduction_skip", bias=True),
+            self.norm = nn.BatchNorm2d(in_channels, affine=context.batch_norm_affine)
+            self.reduce = convolution(
+                precision, in_channels, out_channels, 2, 2, context, "reduction_skip", bias=True
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y: Tensor = self.layers(padded_to_even(x))
+        y: Tensor = self.reduce(padded_to_even(self.norm(x)))
         repeats = -(-self.out_channels // y.shape[1])
         return y if repeats == 1 else y.repeat(1, repeats, 1, 1)[:, : self.out_channels]
 

@@ -32,8 +32,6 @@ def discretize_cell(
         order = {pair: row for row, pair in enumerate(cell_edges(space.num_nodes))}
         skips = [order[edge.node, edge.source] for edge in edges if edge.op == "skip"]
         weakest = min(skips, key=lambda row: scores[row]["skip"])
-        if len(scores[weakest]) == 1:
-            break
         del scores[weakest]["skip"]
         edges = _strongest(scores, space)
     return edges
@@ -80,10 +78,10 @@ def _scores(probabilities: Sequence[Sequence[float]], space: SearchSpace) -> lis
     for row in probabilities:
         edge = dict(zip(space.operations, row, strict=True))
         if ZEROISE in edge and rule.policy == "drop":
-            del edge[ZEROISE]
+            del edge[ZEROISE]  # as if it had been removed
         elif ZEROISE in edge and rule.policy == "discount":
             edge[ZEROISE] /= rule.gamma
-        scores.append(edge)
+        scores.append({name: score for name, score in edge.items() if score > 0})
     return scores
 
 
@@ -91,8 +89,8 @@ def _strongest(scores: Sequence[Mapping[str, float]], space: SearchSpace) -> tup
     chosen: dict[int, list[tuple[float, Edge]]] = {}
     for (node, source), edge_scores in zip(cell_edges(space.num_nodes), scores, strict=True):
         # max() and sorted() keep the first of equals, which is what breaks ties
-        op = max(edge_scores, key=lambda name: edge_scores[name])
-        chosen.setdefault(node, []).append((edge_scores[op], Edge(node, source, op)))
+        op = max(edge_scores, key=lambda name: edge_scores[name], default=ZEROISE)
+        chosen.setdefault(node, []).append((edge_scores.get(op, 0.0), Edge(node, source, op)))
     kept: list[Edge] = []
     for candidates in chosen.values():
         best = sorted(candidates, key=lambda candidate: -candidate[0])[: space.edges_per_node]

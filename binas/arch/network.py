@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from binas.arch.cell import global_average
-from binas.arch.genotype import CELL_KINDS, Genotype
+from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
 from binas.arch.layout import edge_operations
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.trunk import Trunk
@@ -104,7 +104,7 @@ def genotype_space(genotype: Genotype) -> SearchSpace:
             f"genotype: it has {genotype.num_nodes} nodes with {genotype.edges_per_node} edges, but its space"
             f" '{space.name}' has {space.num_nodes} with {space.edges_per_node}; it is of another space"
         )
-    foreign = sorted(genotype.operations() - set(space.operations))
+    foreign = sorted(genotype.operations() - {*space.operations, ZEROISE})
     if foreign:
         raise UserError(
             f"genotype: operation '{foreign[0]}' is not in its space '{space.name}'"

@@ -166,10 +166,10 @@ class _Cell:
     def _skip(self) -> list[LayerCost]:
         if self.plan.kind == "normal":
             return []
-        name, shape, channels = f"{self.place.name}.skip.layers", even(self.previous), self.output_shape[0]
+        name, shape, channels = f"{self.place.name}.skip", even(self.previous), self.output_shape[0]
         if self.space.reduction_skip == "avg_pool":
-            return [pool(name, shape, 2, 2, 0)]
-        norm = batch_norm(f"{name}.0", shape, self.context.batch_norm_affine)
+            return [pool(f"{name}.reduce", shape, 2, 2, 0)]
+        norm = batch_norm(f"{name}.norm", self.previous, self.context.batch_norm_affine)
         if self.space.reduction_skip == "binary":
-            return [norm, binary_conv(self.place, f"{name}.1", shape, channels, 2, 2, 0)]
-        return [norm, real_conv(f"{name}.1", shape, channels, 2, 2, 0, bias=True, why=WHY_SKIP)]
+            return [norm, binary_conv(self.place, f"{name}.reduce", shape, channels, 2, 2, 0)]
+        return [norm, real_conv(f"{name}.reduce", shape, channels, 2, 2, 0, bias=True, why=WHY_SKIP)]

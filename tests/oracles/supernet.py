@@ -160,21 +160,21 @@ class InterCellSkip(nn.Module):
         super().__init__()
         self.kind, self.channels = space.reduction_skip if reduces else "identity", channels
         if self.kind in ("real", "binary"):
-            self.norm = BatchNorm(state, f"{prefix}.layers.0")
+            self.norm = BatchNorm(state, f"{prefix}.norm")
             self.conv = (
-                Conv(state, f"{prefix}.layers.1", 2)
+                Conv(state, f"{prefix}.reduce", 2)
                 if self.kind == "real"
-                else BinaryConv(state, f"{prefix}.layers.1", space.binarization, 2)
+                else BinaryConv(state, f"{prefix}.reduce", space.binarization, 2)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "identity":
             return x
-        x = pad_to_even(x)
         if self.kind == "avg_pool":
+            x = pad_to_even(x)
             mean = (x[:, :, 0::2, 0::2] + x[:, :, 0::2, 1::2] + x[:, :, 1::2, 0::2] + x[:, :, 1::2, 1::2]) / 4
             return torch.stack([mean[:, c % mean.shape[1]] for c in range(self.channels)], dim=1)
-        return self.conv(self.norm(x))
+        return self.conv(pad_to_even(self.norm(x)))
 
 
 class OracleCell(nn.Module):
