@@ -7,6 +7,7 @@ Every layer copies its tensors from a state dict under a `prefix`, and remembers
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,20 @@ from binas.binarize import Binarization
 State = Mapping[str, Tensor]
 
 
+class _SteSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, window: float | None) -> Tensor:
+        ctx.inside = None if window is None else x.abs() <= window
+        return torch.ones_like(x).masked_fill_(x < 0, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return (gradient if ctx.inside is None else gradient * ctx.inside), None
+
+
 def ste_sign(x: Tensor, window: float | None) -> Tensor:
     """±1 forward; the gradient of the identity backward, inside the window where there is one."""
-    codes = torch.ones_like(x)
-    codes[x < 0] = -1
-    surrogate = x if window is None else torch.where(x.abs() <= window, x, torch.zeros_like(x))
-    return codes + (surrogate - surrogate.detach())
+    return _SteSign.apply(x, window)
 
 
 def approx_sign(x: Tensor) -> Tensor:
@@ -36,7 +45,7 @@ def approx_sign(x: Tensor) -> Tensor:
 
 def relu(x: Tensor) -> Tensor:
     """x above 0, 0 elsewhere; at 0 its derivative is 0, which matters where sums of ±1 cancel."""
-    return torch.where(x > 0, x, torch.zeros_like(x))
+    return F.relu(x)
 
 
 def pad_to_even(x: Tensor) -> Tensor:
@@ -61,7 +70,7 @@ class Layer(nn.Module):
 
 
 class BatchNorm(Layer):
-    """Batch-norm written out; `tracks` says whether running statistics follow the batch."""
+    """Batch-norm; `tracks` says whether running statistics follow the batch."""
 
     def __init__(self, state: State, prefix: str) -> None:
         super().__init__(state, prefix, ("weight", "bias"))
@@ -70,19 +79,9 @@ class BatchNorm(Layer):
         self.tracks = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
-            if self.tracks:
-                count = x.numel() / x.shape[1]
-                unbiased = variance.detach() * count / (count - 1)
-                self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
-                self.running_var = 0.9 * self.running_var + 0.1 * unbiased
-        else:
-            mean, variance = self.running_mean, self.running_var
-        y = (x - mean[:, None, None]) / torch.sqrt(variance + 1e-5)[:, None, None]
-        if self.weight is not None:
-            y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        return y
+        reads = self.tracks or not self.training
+        mean, variance = (self.running_mean, self.running_var) if reads else (None, None)
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, self.training, 0.1, 1e-5)
 
 
 class Conv(Layer):
@@ -147,11 +146,11 @@ class BinaryConv(Layer):
     def forward(self, x: Tensor) -> Tensor:
         size = self.weight.shape[-1]
         margin = self.dilation * (size // 2) if size % 2 else 0
-        fill = 0.0
         if self.binarize_activations:
-            x, fill = self.codes_of_input(x), self.pad_value
-        x = F.pad(x, (margin, margin, margin, margin), value=fill)
+            x = self.codes_of_input(x)
+            if self.pad_value:
+                x, margin = F.pad(x, (margin, margin, margin, margin), value=self.pad_value), 0
         if not self.binarize_weights:
-            return F.conv2d(x, self.weight, None, self.stride, 0, self.dilation, self.groups)
+            return F.conv2d(x, self.weight, None, self.stride, margin, self.dilation, self.groups)
         codes, scale = self.codes_and_scale()
-        return scale * F.conv2d(x, codes, None, self.stride, 0, self.dilation, self.groups)
+        return scale * F.conv2d(x, codes, None, self.stride, margin, self.dilation, self.groups)

@@ -1,6 +1,6 @@
 """The slow, obvious supernet: one plain module per operation per edge, each with its own batch-norm.
 
-Nothing is shared and nothing is skipped: zeroise runs too. `oracle_from` copies a `binas` supernet;
+Nothing is shared; what is not needed (zeroise, gradients of frozen weights) is not computed. `oracle_from` copies a `binas` supernet;
 `alpha_step` and `weight_step` give the loss and the gradients of the two halves of a bilevel step.
 Paper: Kim et al., BNAS, arXiv:2002.06963 (cell, diversity term); Liu et al., DARTS, arXiv:1806.09055.
 """
@@ -82,8 +82,7 @@ class PoolOp(nn.Module):
         if self.kind == "max":
             y = F.max_pool2d(x, 3, self.stride, padding=1)
         else:
-            ones = torch.ones_like(x)
-            y = F.avg_pool2d(x, 3, self.stride, padding=1) / F.avg_pool2d(ones, 3, self.stride, padding=1)
+            y = F.avg_pool2d(x, 3, self.stride, padding=1, count_include_pad=False)
         return y if self.norm is None else self.norm(y)
 
 
@@ -106,14 +105,7 @@ class SkipOp(nn.Module):
 
 
 class ZeroiseOp(nn.Module):
-    """Zeros, computed all the same."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 0 * x[:, :, :: self.stride, :: self.stride]
+    """No connection; cells leave it out."""
 
 
 def operation(
@@ -123,7 +115,7 @@ def operation(
     own = [f"{prefix}.norm", f"{prefix}.depthwise.norm"]
     norm = next((at for at in own if f"{at}.running_mean" in state), shared_norm)
     if name == "zeroise":
-        return ZeroiseOp(stride)
+        return ZeroiseOp()
     if name == "skip":
         return SkipOp(state, prefix, norm, space, stride)
     if name.endswith("_pool_3x3"):
@@ -219,12 +211,13 @@ class OracleCell(nn.Module):
     def forward(self, before: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         states = [self.inputs[0](before), self.inputs[1](previous)]
         for node in range(2, 2 + self.num_nodes):
-            arriving = []
+            total: Tensor | float = 0.0
             for row, (target, source, columns) in enumerate(self.columns):
                 if target == node:
                     for column, module in zip(columns, self.edges[row], strict=True):
-                        arriving.append(weights[row, column] * module(states[source]))
-            states.append(torch.stack(arriving).sum(dim=0))
+                        if not isinstance(module, ZeroiseOp):
+                            total = total + weights[row, column] * module(states[source])
+            states.append(total)
         output = torch.cat(states[2:], dim=1)
         return output if self.skip is None else output + self.skip(previous)
 
