@@ -23,8 +23,6 @@ A run, from nothing to a checked binary network:
 recipe, each of which can be given as --key.subkey VALUE.
 """
 
-Handler = tuple[str, str]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; gives its exit status: 0, 1 for a check that fails, 2 for a user's mistake."""
@@ -40,6 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    except Exception as error:
+        from binas.plugins import told_by_plugin
+
+        told = told_by_plugin(error)
+        if not told:
+            raise
+        print(f"binas: error: {told}", file=sys.stderr)
+        return 2
 
 
 def _run(words: list[str]) -> int:
@@ -137,7 +143,7 @@ class _Command:
 
     def add(self, *names: str, **settings: Any) -> _Command:
         action = self.parser.add_argument(*names, **settings)
-        takes_value = action.nargs is None or isinstance(action.nargs, int) and action.nargs > 0
+        takes_value = action.nargs is None or (isinstance(action.nargs, int) and action.nargs > 0)
         for name in action.option_strings:
             self.flags[name] = takes_value
         return self
@@ -145,7 +151,11 @@ class _Command:
 
 def _plugins(command: _Command) -> _Command:
     return command.add(
-        "--plugins", action="append", default=[], metavar="FILE", help="your own file of operations; may be repeated"
+        "--plugins",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="your own file of operations; may be repeated",
     )
 
 
@@ -192,7 +202,9 @@ def _add_eval(parsers: _Parsers) -> None:
         "eval", "accuracy of a checkpoint on the test images", "Builds everything from the checkpoint alone."
     )
     command.add("checkpoint", help="checkpoint.pt of a retrain run")
-    command.add("--split", choices=("test", "validation"), default="test", help="validation: kept aside in retraining")
+    command.add(
+        "--split", choices=("test", "validation"), default="test", help="validation: kept aside in retraining"
+    )
     command.add("--data-root", metavar="FOLDER", help="where the images lie, if they have moved")
     command.add("--json", action="store_true", help="print JSON")
     _plugins(_device(command))
@@ -231,28 +243,40 @@ def _add_draw(parsers: _Parsers) -> None:
     command = parsers.command("draw", "draw a genotype's cells", "No window opens.")
     command.add("genotype", help="a genotype: a JSON file, or the name of a shipped one")
     command.add(
-        "-o", "--output", default="cells.svg", metavar="FILE", help="svg, png, pdf or dot (default: cells.svg)"
+        "-o",
+        "--output",
+        default="cells.svg",
+        metavar="FILE",
+        help="svg, png, pdf or dot (default: cells.svg)",
     )
     _plugins(command)
 
 
 def _add_ops(parsers: _Parsers) -> None:
     command = parsers.command(
-        "ops", "list the operations, or check one of your own", "binas ops check my_ops.py:my_op tests the contract."
+        "ops",
+        "list the operations, or check one of your own",
+        "binas ops check my_ops.py:my_op tests the contract.",
     )
     command.add("action", nargs="?", choices=("list", "check"), default="list")
-    command.add("target", nargs="?", metavar="FILE:NAME", help="what to check: your file and a name in it, or a name")
+    command.add(
+        "target", nargs="?", metavar="FILE:NAME", help="what to check: your file and a name in it, or a name"
+    )
     command.add("--json", action="store_true", help="print JSON")
     _plugins(command)
 
 
 def _add_data(parsers: _Parsers) -> None:
     command = parsers.command(
-        "data", "show the images of a recipe", "Class counts, sizes, mean, std, split hashes, and a grid picture."
+        "data",
+        "show the images of a recipe",
+        "Class counts, sizes, mean, std, split hashes, and a grid picture.",
     )
     command.add("recipe", nargs="?", metavar="CONFIG", help="the same as --config")
     command.add("--config", metavar="CONFIG", help="a recipe: a YAML file, or the name of a shipped one")
-    command.add("-o", "--output", default="data.png", metavar="FILE", help="the grid picture (default: data.png)")
+    command.add(
+        "-o", "--output", default="data.png", metavar="FILE", help="the grid picture (default: data.png)"
+    )
     _plugins(command)
 
 
@@ -261,6 +285,8 @@ def _add_import(parsers: _Parsers) -> None:
         "import", "turn a legacy Genotype(...) text into a genotype file", "Nothing in it is executed."
     )
     command.add("file", help="a text file that holds Genotype(normal=[...], ...)")
-    command.add("--names", required=True, metavar="SOURCE", help="whose names of operations: darts, bnas or bats")
+    command.add(
+        "--names", required=True, metavar="SOURCE", help="whose names of operations: darts, bnas or bats"
+    )
     command.add("--space", metavar="SPACE", help="its search space (default: darts_binary, bnas or bats)")
     command.add("-o", "--output", default="genotype.json", metavar="FILE", help="default: genotype.json")

@@ -6,11 +6,12 @@ import json
 import shlex
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.network import genotype_space
 from binas.binarize import ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS
 from binas.config import describe, dump, find_file, load, shipped_names
 from binas.data.datasets import DATASETS
@@ -21,6 +22,10 @@ from binas.recipe import Recipe, load_recipe
 from binas.run.device import pick_device
 from binas.run.folder import RunFolder
 from binas.run.progress import say
+from binas.run.seeds import set_deterministic
+
+if TYPE_CHECKING:
+    from binas.data.opening import Data
 
 REGISTRIES = (OPS, ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, DATASETS)
 Overrides = dict[str, Any]
@@ -44,34 +49,25 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
 
     if options.strategy:
         overrides["search.strategy"] = options.strategy
-    recipe, folder = _open_run("search", options, overrides, options.config or options.recipe)
-    if folder is None:
+    recipe, resumed = _open_run("search", options, overrides, options.config or options.recipe)
+    if options.print_config:
+        print(dump(recipe), end="")
         return 0
-    with folder:
-        plugins = _loaded(options, recipe)
-        recipe.space.check_operations()
-        device, data = _device(recipe), open_data(recipe.data)
-        _write_start(folder, recipe, device, data.split_hashes, options)
-        provenance = {
-            "recipe": recipe.model_dump(mode="json", exclude={"space", "runs"}),
-            "split_hashes": data.split_hashes,
-            "images": {
-                "in_channels": data.channels,
-                "image_size": list(data.image_size),
-                "num_classes": data.num_classes,
-            },
-        }
-        search = Search(
-            recipe.space, recipe.search, data, recipe.seed, device, folder, plugins, provenance, recipe.tensorboard
-        )
-        genotype = search.run()
+    plugins = _loaded(options, recipe, resumed)
+    device, data = _device(recipe), open_data(recipe.data)
+    search = Search(
+        recipe.space, recipe.search, data, recipe.seed, device, plugins,
+        _provenance(recipe, data), recipe.tensorboard,
+    )  # fmt: skip
+    with _begin("search", recipe, resumed, options, device, data.split_hashes) as folder:
+        genotype = search.run(folder)
         file = folder.path / "genotype.json"
         drawing = _draw_beside(genotype, folder.path)
-        say(f"recommended genotype {genotype.hash()} ({recipe.search.recommend} epoch): {file}\ndrawn: {drawing}")
-        given = [part for plugin in _plugin_files(options, recipe) for part in ("--plugins", plugin)]
+        rule = "drawn at random" if recipe.search.strategy == "random" else f"{recipe.search.recommend} epoch"
+        say(f"recommended genotype {genotype.hash()} ({rule}): {file}\ndrawn: {drawing}")
         words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
         name = ["--name", f"{recipe.name}_retrain"]
-        say(f"next: {shlex.join([*words, *name, *given])}")
+        say(f"next: {shlex.join([*words, *name, *_plugin_words(options, recipe)])}")
     return 0
 
 
@@ -81,34 +77,33 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
     from binas.train.retrain import Retraining
 
     file = options.genotype or options.genotype_file
-    resumed = options.resume is not None
     start: Any = None
-    if file is None and not resumed:
+    if options.resume:
+        if file:
+            raise UserError(f"--resume {options.resume}: goes on with its own genotype; leave out --genotype")
+    elif file is None:
         raise UserError("retrain: which genotype? Give --genotype FILE, or the name of a shipped one")
-    if file is not None and options.config is None:
-        start = _recipe_of(_read_genotype(file, ()))
-    if "name" not in overrides and start is not None:
+    elif options.config is None:
+        start = _recipe_of(read_genotype(find_file(file, "genotypes"), OPS))
         overrides = {"name": f"{start.get('name', 'run')}_retrain", **overrides}
-    recipe, folder = _open_run("retrain", options, overrides, options.config, start)
-    if folder is None:
+    _refuse_space(overrides)
+    recipe, resumed = _open_run("retrain", options, overrides, options.config, start)
+    if options.print_config:
+        print(dump(recipe), end="")
         return 0
-    with folder:
-        plugins = _loaded(options, recipe)
-        kept = folder.path / "genotype.json"
-        source = kept if resumed and kept.exists() else file
-        if source is None:
-            raise UserError(f"{folder.path}: holds no genotype to resume with; give --genotype FILE")
-        genotype = _read_genotype(source, plugins)
-        device, data = _device(recipe), open_data(recipe.data)
-        _write_start(folder, recipe, device, data.split_hashes, options, genotype)
-        retraining = Retraining(
-            genotype, recipe.retrain, data, recipe.seed, device, folder, recipe.tensorboard
-        )
-        results = retraining.run()
+    plugins = _loaded(options, recipe, resumed)
+    genotype = _genotype_to_train(
+        file if resumed is None else resumed.path / "genotype.json", recipe, plugins
+    )
+    recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
+    device, data = _device(recipe), open_data(recipe.data)
+    retraining = Retraining(genotype, recipe.retrain, data, recipe.seed, device, recipe.tensorboard)
+    with _begin("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
+        results = retraining.run(folder)
         folder.add_to_manifest(results=results)
         say(f"trained {results['epochs']} epochs: {folder.checkpoint}")
-        given = [part for plugin in _plugin_files(options, recipe) for part in ("--plugins", plugin)]
-        say(f"next: {shlex.join(['binas', 'eval', str(folder.checkpoint), *given])}")
+        words = ["binas", "eval", str(folder.checkpoint), *_plugin_words(options, recipe)]
+        say(f"next: {shlex.join(words)}")
     return 0
 
 
@@ -234,71 +229,120 @@ def run_import_legacy(options: Namespace, overrides: Overrides) -> int:
 def _open_run(
     kind: str, options: Namespace, overrides: Overrides, config: str | None, start: Any = None
 ) -> tuple[Recipe, RunFolder | None]:
+    """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well."""
     if options.resume is None or options.print_config:
         recipe = load_recipe(config, overrides, start)
-        if options.print_config:
-            print(dump(recipe), end="")
-            return recipe, None
-        return recipe, RunFolder.create(recipe.runs / recipe.name, kind, overwrite=options.overwrite)
+        if not options.print_config:
+            RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
+        return recipe, None
     if options.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
-    path = Path(options.resume) if options.resume else None
-    if path is None:
-        recipe = load_recipe(config, overrides, start)
-        path = recipe.runs / recipe.name
-    elif overrides or config:
-        raise UserError(f"--resume {path}: goes on with its own recipe; leave out CONFIG and --key VALUE")
+    if options.resume and (overrides or config):
+        raise UserError(
+            f"--resume {options.resume}: goes on with its own recipe; leave out CONFIG and --key VALUE"
+        )
+    asked = None if options.resume else load_recipe(config, overrides, start)
+    path = Path(options.resume) if asked is None else asked.runs / asked.name
     folder = RunFolder.resume(path, kind)
     if not folder.config.exists():  # killed before it had begun
         folder.close()
         raise UserError(f"{path}: was stopped before it began; start it again with --overwrite")
-    return load(Recipe, folder.config), folder
+    recipe = load(Recipe, folder.config)
+    same = {"space"} if kind == "retrain" else set()
+    if asked is not None and asked.model_dump(exclude=same) != recipe.model_dump(exclude=same):
+        folder.close()
+        raise UserError(f"{path}: was started with another recipe; go on with its own by --resume {path}")
+    return recipe, folder
 
 
-def _write_start(
-    folder: RunFolder, recipe: Recipe, device: torch.device, hashes: dict[str, str], options: Namespace,
-    genotype: Genotype | None = None,
-) -> None:  # fmt: skip
-    if options.resume is not None:
-        recorded = folder.read_manifest().get("splits", hashes)
-        if recorded != hashes:
-            raise UserError(f"{folder.path}: the images are not those that the run was started with")
-        return
+def _begin(
+    kind: str, recipe: Recipe, resumed: RunFolder | None, options: Namespace, device: torch.device,
+    hashes: dict[str, str], genotype: Genotype | None = None,
+) -> RunFolder:  # fmt: skip
+    """The run folder, with everything in it that a resumed run needs; the config comes last."""
+    from binas.run.files import write_atomic
+
+    if resumed is not None:
+        if resumed.read_manifest().get("splits", hashes) != hashes:
+            raise UserError(f"{resumed.path}: the images are not those that the run was started with")
+        return resumed
+    folder = RunFolder.create(recipe.runs / recipe.name, kind, overwrite=options.overwrite)
     if genotype is not None:
-        from binas.run.files import write_atomic
-
         write_atomic(folder.path / "genotype.json", genotype.to_json())
     folder.write_manifest(
         seed=recipe.seed, device=device, splits=hashes, plugins=_plugin_files(options, recipe)
     )
     folder.write_config(recipe)
+    return folder
+
+
+def _provenance(recipe: Recipe, data: Data) -> dict[str, Any]:
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude={"space", "runs"}),
+        "split_hashes": data.split_hashes,
+        "images": {
+            "in_channels": data.channels,
+            "image_size": list(data.image_size),
+            "num_classes": data.num_classes,
+        },
+    }
 
 
 def _device(recipe: Recipe) -> torch.device:
     if recipe.num_threads is not None:
         torch.set_num_threads(recipe.num_threads)
-    return pick_device(recipe.device)
+    device = pick_device(recipe.device)
+    set_deterministic(device)
+    return device
 
 
 def _plugin_files(options: Namespace, recipe: Recipe) -> list[str]:
     return list(dict.fromkeys([*recipe.plugins, *options.plugins]))
 
 
-def _loaded(options: Namespace, recipe: Recipe) -> tuple[PluginRecord, ...]:
-    return load_plugins(_plugin_files(options, recipe), REGISTRIES)
+def _plugin_words(options: Namespace, recipe: Recipe) -> list[str]:
+    return [word for file in _plugin_files(options, recipe) for word in ("--plugins", file)]
 
 
-def _read_genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> Genotype:
+def _loaded(options: Namespace, recipe: Recipe, resumed: RunFolder | None = None) -> tuple[PluginRecord, ...]:
+    plugins = load_plugins(_plugin_files(options, recipe), REGISTRIES)
+    if resumed is not None:
+        recorded = [PluginRecord(**plugin) for plugin in resumed.read_manifest().get("plugins", [])]
+        require_plugins(recorded, plugins, str(resumed.path))
+    return plugins
+
+
+def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRecord, ...]) -> Genotype:
     path = find_file(file, "genotypes")
     genotype = read_genotype(path, OPS)
-    if plugins or not genotype.plugins:
-        require_plugins(genotype.plugins, plugins, str(path))
+    require_plugins(genotype.plugins, plugins, str(path))
+    space = recipe.space
+    if "space" not in recipe.model_fields_set:
+        return genotype
+    foreign = sorted(genotype.operations() - set(space.operations))
+    if foreign or (space.num_nodes, space.edges_per_node) != (genotype.num_nodes, genotype.edges_per_node):
+        what = f"operation '{foreign[0]}' is not in" if foreign else "its nodes and edges are not those of"
+        raise UserError(
+            f"{path}: is of another space: {what} space '{space.name}' of the recipe; give the recipe that"
+            " it was searched with, or one without the key 'space'"
+        )
     return genotype
+
+
+def _refuse_space(overrides: Overrides) -> None:
+    for key in overrides:
+        if key == "space" or key.startswith("space."):
+            instead = key.replace("space.network.", "retrain.network.")
+            remedy = f"use --{instead}" if instead != key else "search again with it"
+            raise UserError(f"--{key}: retrain takes the space that the genotype carries; {remedy}")
 
 
 def _recipe_of(genotype: Genotype) -> dict[str, Any]:
     recipe = genotype.provenance.get("recipe")
-    return dict(recipe) if isinstance(recipe, dict) else {}
+    if not isinstance(recipe, dict):
+        return {}
+    # a path that stands in a genotype is never imported: the user names plug-ins anew
+    return {key: value for key, value in recipe.items() if key != "plugins"}
 
 
 def _check_target(target: str) -> tuple[str, Any]:

@@ -25,6 +25,8 @@ from binas.errors import UserError
 from binas.registry import Registry
 
 ENTRY_POINTS = "binas"
+PREFIX = "binas_plugin_"
+"""Begins the names of the modules that users' files become."""
 
 
 class PluginRecord(Config):
@@ -38,7 +40,9 @@ class PluginRecord(Config):
     """Names that it registers."""
 
 
-def load_plugins(files: Iterable[str | Path], registries: Sequence[Registry[Any]]) -> tuple[PluginRecord, ...]:
+def load_plugins(
+    files: Iterable[str | Path], registries: Sequence[Registry[Any]]
+) -> tuple[PluginRecord, ...]:
     """The records of the named files and of installed entry points, loaded into the registries."""
     records = [load_plugin(Path(file), registries)[1] for file in dict.fromkeys(map(str, files))]
     for entry_point in metadata.entry_points(group=ENTRY_POINTS):
@@ -64,7 +68,7 @@ def load_plugin(file: Path, registries: Sequence[Registry[Any]]) -> tuple[Module
     if not file.is_file():
         raise UserError(f"{file}: no such plug-in file; give the path of your own file with --plugins")
     origin = str(file.resolve())
-    name = f"binas_plugin_{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
+    name = f"{PREFIX}{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{file}: is not a Python file; a plug-in's name ends with .py")
@@ -85,22 +89,34 @@ def records_for(names: Iterable[str], plugins: Iterable[PluginRecord]) -> tuple[
 
 
 def require_plugins(needed: Iterable[PluginRecord], given: Iterable[PluginRecord], source: str) -> None:
-    """Raises a `UserError` that names the plug-in file which `source` needs and which is missing or changed."""
+    """Raises a `UserError` naming the plug-in file that `source` needs and that is missing or changed."""
     by_hash = {plugin.sha256 for plugin in given}
     by_name = {plugin.file for plugin in given}
     for plugin in needed:
         if plugin.sha256 in by_hash:
             continue
-        registers = f"(it registers {', '.join(plugin.operations)})"
+        what = plugin.file
+        if plugin.operations:
+            what += f" (it registers {', '.join(plugin.operations)})"
         if plugin.file in by_name:
             raise UserError(
-                f"{source}: the plug-in {plugin.file} {registers} has changed since: its hash is not"
+                f"{source}: the plug-in {what} has changed since: its hash is not"
                 f" {plugin.sha256[:12]}…; give the file as it was, or search again with the new one"
             )
         raise UserError(
-            f"{source}: needs the plug-in {plugin.file} {registers}; it is never loaded by itself:"
+            f"{source}: needs the plug-in {what}; it is never loaded by itself:"
             f" name your copy with --plugins PATH/{plugin.file}"
         )
+
+
+def told_by_plugin(error: Exception) -> str:
+    """What an error says where it went through a user's own file: file, line, kind; else nothing."""
+    files = {getattr(m, "__file__", None) for name, m in list(sys.modules.items()) if name.startswith(PREFIX)}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in files:
+            where = f"line {frame.lineno}, in {frame.name}"
+            return f"{frame.filename}: {where}: the plug-in raised {type(error).__name__}: {error}"
+    return ""
 
 
 def _record(file: Path, origin: str, registries: Sequence[Registry[Any]]) -> PluginRecord:

@@ -14,6 +14,8 @@ from binas.data.config import DataConfig
 from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
 
+DEFAULT_SPACE = "binas"
+
 
 def _whole_space(value: Any) -> Any:
     return value if isinstance(value, SearchSpace) else space_mapping(value)
@@ -41,7 +43,7 @@ class Expected(Config):
 class Recipe(Config):
     """All settings of a run; every key can be given on the command line as --key.subkey VALUE."""
 
-    name: str = Field("run", pattern=r"^[\w.-]+(/[\w.-]+)*$")
+    name: str = Field("run", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     """Name of the run; its folder is <runs>/<name>."""
     runs: Path = Path("runs")
     """The folder of run folders."""
@@ -57,7 +59,7 @@ class Recipe(Config):
     """Files of your own that register operations; also --plugins FILE."""
     data: DataConfig = DataConfig()
     space: Annotated[SearchSpace, BeforeValidator(_whole_space)] = Field(
-        default_factory=lambda: SearchSpace.model_validate(space_mapping("binas"))
+        default_factory=lambda: SearchSpace.model_validate(space_mapping(DEFAULT_SPACE))
     )
     """Name or file of a search space, or a mapping that changes a `base`."""
     search: SearchConfig = SearchConfig()
@@ -81,8 +83,29 @@ def load_recipe(config: str | None, overrides: Mapping[str, Any], start: Any = N
         if isinstance(data.get("plugins"), list):
             data["plugins"] = [_beside(path, file) for file in data["plugins"]]
     for key, value in overrides.items():
-        data = with_override(data, key, value)
+        data = with_override(_filled(data, key, source), key, value)
     return build(Recipe, data, source)
+
+
+def _filled(data: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    """`data` with the defaults that an override reaches into: a space to change, a list to pick from."""
+    parts = key.split(".")
+    if parts[0] == "space" and len(parts) > 1 and data.get("space") is None:
+        return {**data, "space": DEFAULT_SPACE}
+    for length, part in enumerate(parts):
+        if part.isdigit() and _at(data, parts[:length]) is None:
+            defaults = build(Recipe, data, source).model_dump(mode="json")
+            return dict(with_override(data, ".".join(parts[:length]), _at(defaults, parts[:length])))
+    return data
+
+
+def _at(value: Any, parts: list[str]) -> Any:
+    for part in parts:
+        if isinstance(value, list) and part.isdigit():
+            value = value[int(part)] if int(part) < len(value) else None
+        else:
+            value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _beside(config: Path, file: Any) -> Any:

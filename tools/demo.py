@@ -89,7 +89,9 @@ def start_retrain(search: Path, name: str, seed: int) -> subprocess.Popen[str]:
     """Starts the retraining of a search's genotype in the background."""
     words = ["retrain", "--config", CONFIG, "--genotype", str(search / "genotype.json")]
     command = [sys.executable, "-m", "binas", *words, "--seed", str(seed), "--name", name]
-    return subprocess.Popen(command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def result(retrain: Path, search: Path) -> dict[str, Any]:
@@ -102,7 +104,8 @@ def result(retrain: Path, search: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Searched and random genotypes of every seed, a line each."""
-    lines = [f"\n{'seed':>4}  {'cells':<8}  {'genotype':<16}  {'MOPs':>6}  {'parameters':>10}  {'packed kB':>9}  test accuracy"]
+    names = f"{'seed':>4}  {'cells':<8}  {'genotype':<16}  {'MOPs':>6}  {'parameters':>10}  {'packed kB':>9}"
+    lines = [f"\n{names}  test accuracy"]
     for row in rows:
         for kind in ("searched", "random"):
             found = row[kind]

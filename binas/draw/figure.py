@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -92,6 +93,7 @@ def image(drawing: Figure, dpi: int = IMAGE_DPI) -> npt.NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
 
 
+@lru_cache(maxsize=1024)
 def text_width(text: str, size: float = TEXT_SIZE) -> float:
     """The width of a line of text, in points."""
     if not text.strip():

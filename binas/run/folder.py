@@ -63,6 +63,11 @@ class RunFolder:
             raise
         return folder
 
+    @staticmethod
+    def check_free(path: str | Path, *, overwrite: bool = False) -> None:
+        """Raises what `create` would raise for a folder that exists, before anything is begun or emptied."""
+        _check_replaceable(Path(path), overwrite)
+
     @classmethod
     def resume(cls, path: str | Path, kind: str) -> Self:
         """The run folder of an interrupted run; the manifest records that it was resumed.

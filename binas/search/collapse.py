@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
+from binas.arch.supernet import Candidates
 from binas.search.config import Collapse
 
 PARAMETER_FREE = frozenset({ZEROISE, "skip", "max_pool_3x3", "avg_pool_3x3"})
@@ -16,29 +17,37 @@ def operation_counts(genotype: Genotype) -> dict[str, int]:
     return dict(Counter(edge.op for kind in CELL_KINDS for edge in genotype.cell(kind)))
 
 
+def largest_entropy(candidates: Candidates) -> float:
+    """The mean over all edges of the entropy of equally probable operations, in nats."""
+    edges = [names for kind in CELL_KINDS for names in candidates[kind]]
+    return sum(math.log(len(names)) for names in edges) / len(edges)
+
+
 def collapse_warnings(
-    genotype: Genotype, entropy: float, num_operations: int, limits: Collapse
+    genotype: Genotype, entropy: float, largest_entropy: float, limits: Collapse
 ) -> list[str]:
     """A sentence for every sign of collapse.
 
     Args:
         entropy: mean entropy of the edges' probabilities, in nats.
-        num_operations: candidates on an edge; ln of it is the largest entropy.
+        largest_entropy: what it would be if all operations left on each edge were equally probable.
     """
     counts = operation_counts(genotype)
     free = sum(count for name, count in counts.items() if name in PARAMETER_FREE)
     total = sum(counts.values())
     warnings = []
     if free > limits.max_share * total:
-        shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if name in PARAMETER_FREE)
+        shown = ", ".join(
+            f"{count} {name}" for name, count in sorted(counts.items()) if name in PARAMETER_FREE
+        )
         warnings.append(
             f"the search may have collapsed: {free} of {total} edges compute nothing binary ({shown});"
             " try more warm-up epochs, a larger search.diversity.weight or a higher temperature"
         )
-    if num_operations > 1 and entropy < limits.min_entropy * math.log(num_operations):
+    if entropy < limits.min_entropy * largest_entropy:
         warnings.append(
             f"the search may have collapsed: the mean entropy {entropy:.3f} is below"
-            f" {limits.min_entropy:g} of its largest value {math.log(num_operations):.3f};"
+            f" {limits.min_entropy:g} of its largest value {largest_entropy:.3f};"
             " try a lower search.alphas.learning_rate or a higher temperature"
         )
     return warnings

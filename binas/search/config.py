@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from binas.config import Config
+from binas.config import Config, merged
 from binas.train.loss import LossConfig
 from binas.train.optimizer import Curve, OptimizerConfig, Shape, anneal
 
@@ -104,8 +104,18 @@ class SearchConfig(Config):
     """Largest norm of the weights' whole gradient; null: any."""
     loss: LossConfig = LossConfig()
     recommend: Literal["last", "best_validation"] = "last"
-    """The genotype to hand on: of the last epoch, or of the epoch with the best search-validation accuracy."""
+    """The genotype to hand on: of the last epoch, or after the epoch of best search-validation accuracy."""
     collapse: Collapse = Collapse()
+    picture_interval: int = Field(5, ge=1)
+    """Epochs between two pictures of alphas and cells in TensorBoard, which take about half a second."""
+
+    @field_validator("weights", "alphas", "learning_rate", mode="before")
+    @classmethod
+    def _changes_to_the_default(cls, value: Any, info: ValidationInfo) -> Any:
+        # {learning_rate: 0.05} must not turn the SGD of the search into the Adam of other optimizers
+        if not isinstance(value, dict) or info.field_name is None:
+            return value
+        return merged(cls.model_fields[info.field_name].default.model_dump(), value)
 
     @field_validator("phases")
     @classmethod

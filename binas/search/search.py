@@ -14,23 +14,25 @@ from binas.arch.discretize import discretize
 from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, parse_genotype
 from binas.arch.sample import random_genotype
 from binas.arch.space import SearchSpace
+from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.opening import Data
 from binas.plugins import PluginRecord, records_for
-from binas.run.checkpoint import load_checkpoint, save_checkpoint
+from binas.run.checkpoint import save_checkpoint
 from binas.run.files import write_atomic
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
 from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
-from binas.search.collapse import collapse_warnings, operation_counts
+from binas.search.collapse import collapse_warnings, largest_entropy, operation_counts
 from binas.search.config import Phase, SearchConfig
-from binas.search.state import Builder, SearchState
+from binas.search.state import KIND, Builder, SearchState
 from binas.search.step import Batch, BilevelStep, diversity_weight
-from binas.train.loop import run_epoch
+from binas.train.loop import check_weights, run_epoch
 from binas.train.optimizer import set_learning_rate
 
-KIND = "search"
+MAX_NUMBERS = 100
+"""Squares of a heat map that get their number written in; more would only cost time."""
 
 
 class Search:
@@ -42,7 +44,6 @@ class Search:
         data: the images; its test split is not touched.
         seed: of everything random.
         device: where to train.
-        folder: where genotypes, checkpoints and metrics go.
         plugins: loaded plug-ins; those whose operations the space uses are recorded in genotypes.
         provenance: what every genotype says about where it comes from.
         tensorboard: whether to write TensorBoard data too.
@@ -50,11 +51,11 @@ class Search:
 
     def __init__(
         self, space: SearchSpace, config: SearchConfig, data: Data, seed: int, device: torch.device,
-        folder: RunFolder, plugins: tuple[PluginRecord, ...] = (),
-        provenance: Mapping[str, Any] | None = None, tensorboard: bool = True,
+        plugins: tuple[PluginRecord, ...] = (), provenance: Mapping[str, Any] | None = None,
+        tensorboard: bool = True,
     ) -> None:  # fmt: skip
         space.check_operations()
-        self.space, self.config, self.seed, self.folder = space, config, seed, folder
+        self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
         self.plugins = records_for(space.operations, plugins)
         self.provenance = dict(provenance or {})
@@ -70,10 +71,16 @@ class Search:
             drop_last=len(validation) > config.batch_size,
         )  # fmt: skip
 
-    def run(self) -> Genotype:
-        """The recommended genotype, written to the folder as `genotype.json`; goes on from a checkpoint."""
-        genotype = self._random() if self.config.strategy == "random" else self._gradient()
-        write_atomic(self.folder.path / "genotype.json", genotype.to_json())
+        self.start = self.builder.fresh()
+
+    def run(self, folder: RunFolder) -> Genotype:
+        """The recommended genotype, written to the folder as `genotype.json`; goes on from a checkpoint.
+
+        Args:
+            folder: where genotypes, checkpoints and metrics go.
+        """
+        genotype = self._random() if self.config.strategy == "random" else self._gradient(folder)
+        write_atomic(folder.path / "genotype.json", genotype.to_json())
         return genotype
 
     def _random(self) -> Genotype:
@@ -81,17 +88,22 @@ class Search:
         drawn = random_genotype(self.space, generator, self.plugins)
         return self._with_provenance(drawn, rule="random")
 
-    def _gradient(self) -> Genotype:
-        if self.folder.checkpoint.exists():
-            state = self.builder.restored(load_checkpoint(self.folder.checkpoint, KIND))
+    def _gradient(self, folder: RunFolder) -> Genotype:
+        state = self.start
+        if folder.checkpoint.exists():
+            state = self.builder.restored(folder.checkpoint)
             say(f"resumed the search after epoch {state.epoch}/{self.config.num_epochs()}")
-        else:
-            state = self.builder.fresh()
-        log = MetricsLog(self.folder.path, state.epoch, tensorboard=self.tensorboard)
+        log = MetricsLog(folder.path, state.epoch, tensorboard=self.tensorboard)
         watch = Stopwatch()
         try:
             for phase, epoch_in_phase in list(self._schedule())[state.epoch :]:
-                state = self._epoch(state, phase, epoch_in_phase, log, watch)
+                genotype = self._epoch(state, phase, log, watch)
+                write_atomic(folder.path / "genotypes" / f"epoch_{state.epoch:04d}.json", genotype.to_json())
+                if epoch_in_phase == phase.epochs - 1 and phase.end is not None:
+                    state = self.builder.edited(state, phase.end, self.temperatures(state.epoch - 1))
+                    say(f"end of phase '{phase.name}': {_edit_words(state)}")
+                log.flush()
+                save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
         finally:
             log.close()
         return parse_genotype(state.recommended, "checkpoint: recommended genotype")
@@ -113,9 +125,7 @@ class Search:
         part = self.config.diversity
         return diversity_weight(part.weight, part.tau, sum(self.config.alpha_epochs()[:epoch]))
 
-    def _epoch(
-        self, state: SearchState, phase: Phase, epoch_in_phase: int, log: MetricsLog, watch: Stopwatch
-    ) -> SearchState:
+    def _epoch(self, state: SearchState, phase: Phase, log: MetricsLog, watch: Stopwatch) -> Genotype:
         epoch, total = state.epoch, self.config.num_epochs()
         seed_everything(self.seed, "search", epoch)
         temperatures = self.temperatures(epoch)
@@ -125,8 +135,11 @@ class Search:
         )  # fmt: skip
         stepper = _Stepper(step, phase, self.config, epoch, len(self.train_batches))
         state.supernet.train()
+        set_progress(state.supernet, epoch / total)
         description = f"{phase.name} epoch {epoch + 1}/{total}"
         result = run_epoch(self._batches(epoch, phase), len(self.train_batches), stepper.step, description)
+        for trained in (state.supernet, state.alphas):
+            check_weights(trained, description)
         watch.add()
         state.epoch += 1
         with torch.no_grad():
@@ -138,8 +151,8 @@ class Search:
         log.log(
             epoch, phase=phase.name, **result.means, entropy=entropy, temperature=temperatures,
             diversity=step.diversity, learning_rate=stepper.learning_rate, genotype=genotype.hash(),
-            operations=operation_counts(genotype), images_per_second=result.images_per_second,
-            seconds_left=seconds_left,
+            operations=operation_counts(genotype),
+            time={"images_per_second": result.images_per_second, "seconds_left": seconds_left},
         )  # fmt: skip
         self._show(log, epoch, probabilities, genotype)
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
@@ -148,14 +161,10 @@ class Search:
             f" {genotype.hash()}, {result.images_per_second:.0f} images/s, {eta(seconds_left)} left"
         )
         if phase.trains != "weights":
-            for warning in collapse_warnings(genotype, entropy, len(self.space.operations), self.config.collapse):
+            largest = largest_entropy(state.supernet.candidates)
+            for warning in collapse_warnings(genotype, entropy, largest, self.config.collapse):
                 say(f"warning: {warning}")
-        if epoch_in_phase == phase.epochs - 1 and phase.end is not None:
-            state = self.builder.edited(state, phase.end, temperatures)
-            say(f"end of phase '{phase.name}': {_edit_words(state)}")
-        log.flush()
-        save_checkpoint(self.folder.checkpoint, KIND, state.structure(), state.tensors())
-        return state
+        return genotype
 
     def _batches(self, epoch: int, phase: Phase) -> Iterator[tuple[Batch, Batch | None]]:
         train = self.train_batches.epoch(derive_seed(self.seed, "train", epoch))
@@ -174,30 +183,27 @@ class Search:
             lap += 1
 
     def _recommend(self, state: SearchState, genotype: Genotype, means: Mapping[str, float]) -> None:
-        write_atomic(
-            self.folder.path / "genotypes" / f"epoch_{state.epoch:04d}.json", genotype.to_json()
-        )
         reached = means.get("validation_accuracy", -1.0)
         if self.config.recommend == "last" or reached > state.best_accuracy:
             state.best_accuracy = max(reached, state.best_accuracy)
             state.recommended = self._with_provenance(genotype, rule=self.config.recommend).to_json()
 
     def _with_provenance(self, genotype: Genotype, **more: Any) -> Genotype:
-        return genotype.model_copy(
-            update={"provenance": {**self.provenance, **genotype.provenance, **more}}
-        )
+        return genotype.model_copy(update={"provenance": {**self.provenance, **genotype.provenance, **more}})
 
     def _show(
         self, log: MetricsLog, epoch: int, probabilities: Mapping[str, Tensor], genotype: Genotype
     ) -> None:
-        if not self.tensorboard:
+        is_last = epoch == self.config.num_epochs() - 1
+        if not self.tensorboard or (epoch % self.config.picture_interval and not is_last):
             return
         from binas.draw.figure import cell_image
         from binas.draw.heatmap import alpha_heatmap
 
         labels = [f"{source} to {node}" for node, source in cell_edges(self.space.num_nodes)]
         for kind in CELL_KINDS:
-            picture = alpha_heatmap(probabilities[kind].numpy(), labels, self.space.operations)
+            values = probabilities[kind].numpy()
+            picture = alpha_heatmap(values, labels, self.space.operations, numbers=values.size <= MAX_NUMBERS)
             log.image(epoch, f"alphas/{kind}", picture)
         log.image(epoch, "cells", cell_image(genotype))
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from binas.arch.alphas import Alphas
-from binas.arch.genotype import CELL_KINDS
+from binas.arch.genotype import CELL_KINDS, ZEROISE
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.arch.supernet import Candidates, Supernet, all_candidates
 from binas.binarize import set_precision
-from binas.run.checkpoint import Checkpoint
+from binas.errors import UserError
+from binas.run.checkpoint import load_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.seeds import generator, seed_everything
 from binas.search.config import Edit, SearchConfig
+from binas.train.model_file import load_weights
+
+KIND = "search"
 
 
 @dataclass
@@ -78,13 +83,20 @@ class Builder:
         """The state before the first epoch."""
         return self._state(all_candidates(self.space), self.space.supernet, "start")
 
-    def restored(self, checkpoint: Checkpoint) -> SearchState:
-        """The state in a checkpoint: first its structure is built, then its tensors are loaded strictly."""
+    def restored(self, path: Path) -> SearchState:
+        """The state in a checkpoint: first its structure is built, then its tensors are loaded strictly.
+
+        Raises:
+            UserError: the file is damaged, or the checkpoint of another search.
+        """
+        checkpoint = load_checkpoint(path, KIND)
+        if checkpoint.structure.get("space") != self.space.model_dump(mode="json"):
+            raise UserError(f"{path}: is the checkpoint of a search of another space; put its own back")
         settings = NetworkSettings.model_validate(checkpoint.structure["settings"])
         state = self._state(checkpoint.structure["candidates"], settings, "start")
         saved = checkpoint.state
-        state.supernet.load_state_dict(saved["supernet"], strict=True)
-        state.alphas.load_state_dict(saved["alphas"], strict=True)
+        load_weights(state.supernet, saved["supernet"], path)
+        load_weights(state.alphas, saved["alphas"], path)
         load_optimizer_state(state.weight_optimizer, saved["weight_optimizer"], _named(state.supernet))
         load_optimizer_state(state.alpha_optimizer, saved["alpha_optimizer"], _named(state.alphas))
         state.epoch, state.best_accuracy = saved["epoch"], saved["best_accuracy"]
@@ -143,7 +155,10 @@ def kept_candidates(
         kept[kind] = []
         for names, row in zip(state.supernet.candidates[kind], probabilities[kind].tolist(), strict=True):
             scores = dict(zip(order, row, strict=True))
-            best = sorted(names, key=lambda name: -scores[name])[:operations_per_edge]  # noqa: B023
+            ranked = sorted(names, key=scores.__getitem__, reverse=True)
+            best = ranked[:operations_per_edge]
+            if best == [ZEROISE] and len(ranked) > 1 and state.supernet.space.zeroise.policy == "drop":
+                best = [ranked[1]]  # nothing else would be left to choose at discretisation
             kept[kind].append([name for name in names if name in best])
     return kept
 

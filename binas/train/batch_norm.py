@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    """All batch-norms of a model."""
-    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """All batch-norms of a model, of any number of dimensions: a plug-in may bring others."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def set_batch_norm_decay(model: nn.Module, decay: float) -> None:

@@ -41,9 +41,7 @@ class ConvolutionReport:
     def is_binary(self) -> bool:
         """Whether both its input and each of its filters took at most two values."""
         return (
-            self.calls > 0
-            and len(self.input_values) <= self.levels
-            and 0 < self.weight_values <= self.levels
+            self.calls > 0 and len(self.input_values) <= self.levels and 0 < self.weight_values <= self.levels
         )
 
     def words(self) -> str:

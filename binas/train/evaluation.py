@@ -11,14 +11,16 @@ from binas.data.batches import Batches
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.plugins import PluginRecord
-from binas.train.loop import evaluate
+from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import ModelStructure, load_model
-
-BATCH_SIZE = 256
 
 
 def evaluate_checkpoint(
-    path: Path, split: str, device: torch.device, plugins: tuple[PluginRecord, ...] = (), root: Path | None = None
+    path: Path,
+    split: str,
+    device: torch.device,
+    plugins: tuple[PluginRecord, ...] = (),
+    root: Path | None = None,
 ) -> dict[str, Any]:
     """Loss and accuracy of the network in a checkpoint.
 
@@ -34,7 +36,7 @@ def evaluate_checkpoint(
     images = data.test() if split == "test" else data.retrain(structure.validation_fraction)[1]
     if not len(images):
         raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
-    batches = Batches(images, BATCH_SIZE, device, data.mean, data.std)
+    batches = Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
     result = evaluate(network.to(device), batches, structure.stage.loss)
     return {
         "split": split,
@@ -42,7 +44,7 @@ def evaluate_checkpoint(
         **result,
         "stage": structure.stage.name,
         "precision": structure.stage.precision_words(),
-        "epochs": checkpoint.state["position"]["step"],
+        "epochs": checkpoint.state["position"].get("step"),
         "genotype": structure.read_genotype().hash(),
     }
 

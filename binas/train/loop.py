@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,8 @@ from binas.run.progress import Stopwatch, progress
 B = TypeVar("B")
 CHECK_INTERVAL = 50
 """Steps between two looks at the loss; each look waits for the device."""
+EVALUATION_BATCH_SIZE = 256
+"""One size wherever a network is evaluated, so that the same images give the same figures to the last bit."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,26 @@ def _check(sums: Mapping[str, Tensor], count: float, where: str) -> dict[str, fl
     return means
 
 
+def check_weights(model: nn.Module, where: str) -> None:
+    """Raises a `UserError` where the last step has left a weight or statistic that is no number."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if not state:
+        return
+    fine = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
+    for name, is_finite in zip(state, fine, strict=True):
+        if not is_finite:
+            check_finite(math.nan, f"{where}: a value of '{name}'")
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of images whose most probable class is the right one. Shape: (N, classes), (N,) -> ()."""
     return (logits.argmax(dim=1) == labels).to(torch.float32).mean()
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]
+) -> dict[str, float]:
     """Mean loss and accuracy of a model in evaluation mode; no parameter or statistic changes."""
     was_training = model.training
     model.eval()

@@ -10,7 +10,7 @@ from torch import nn
 from binas.arch.genotype import Genotype, parse_genotype
 from binas.arch.network import Network
 from binas.arch.space import NetworkSettings
-from binas.binarize import Binarization
+from binas.binarize import Binarization, set_progress
 from binas.config import Config, build
 from binas.data.config import DataConfig
 from binas.errors import UserError
@@ -66,7 +66,17 @@ def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[Network, 
     structure = _structure(checkpoint, path, plugins)
     network = structure.build_network()
     load_weights(network, checkpoint.state.get("model"), path)
+    set_progress(network, _progress(checkpoint, structure, path))
     return network.eval(), structure, checkpoint
+
+
+def _progress(checkpoint: Checkpoint, structure: ModelStructure, path: Path) -> float:
+    # annealed binarizers compute what they computed when the checkpoint was written
+    position = checkpoint.state.get("position")
+    epoch = position.get("epoch") if isinstance(position, dict) else None
+    if type(epoch) is not int:
+        raise UserError(f"{path}: is damaged: it lacks its position; train again")
+    return epoch / structure.stage.epochs
 
 
 def read_structure(path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
@@ -82,8 +92,16 @@ def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, 
 
 def load_weights(network: nn.Module, state: Any, path: Path) -> None:
     """Load a state dict strictly; raises a `UserError` where it is that of another network."""
+    check_fits(network, state, path)
+    network.load_state_dict(state, strict=True)
+
+
+def check_fits(network: nn.Module, state: Any, path: Path) -> None:
+    """Raises a `UserError` where a state dict is that of another network."""
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no weights; give the checkpoint.pt of a retrain run")
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in (state or {}).items()}
+    found = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
     wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
     if wrong:
         name = wrong[0]
@@ -91,4 +109,3 @@ def load_weights(network: nn.Module, state: Any, path: Path) -> None:
             f"{path}: is a checkpoint of another network: '{name}' is {found.get(name, 'missing')} there"
             f" and {expected.get(name, 'missing')} here ({len(wrong)} such differences)"
         )
-    network.load_state_dict(state, strict=True)

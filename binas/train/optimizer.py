@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -33,8 +33,8 @@ class OptimizerConfig(Config):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over these parameters."""
-        shared = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         given = list(parameters)
+        shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         match self.name:
             case "sgd":
                 return torch.optim.SGD(given, momentum=self.momentum, nesterov=self.nesterov, **shared)

@@ -1,9 +1,14 @@
-"""Retraining: a genotype's network is trained from scratch, stage by stage, and can be interrupted anywhere."""
+"""Retraining: a genotype's network is trained from scratch, stage by stage.
+
+Everything goes on bit for bit after an interruption: the state is stored after every epoch, and what is
+random in an epoch is derived from the seed, the stage and the epoch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +27,8 @@ from binas.run.metrics import MetricsLog
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
-from binas.train.loop import accuracy, evaluate, run_epoch
-from binas.train.model_file import KIND, ModelStructure, load_weights
+from binas.train.loop import EVALUATION_BATCH_SIZE, accuracy, check_weights, evaluate, run_epoch
+from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights
 from binas.train.optimizer import set_learning_rate
 from binas.train.stage import RetrainConfig, StageConfig
 
@@ -49,16 +54,18 @@ class Retraining:
         data: the images; its test split is not touched.
         seed: of weights, order and augmentation.
         device: where to train.
-        folder: where checkpoints and metrics go.
         tensorboard: whether to write TensorBoard data too.
+    Raises:
+        UserError: the recipe does not fit the genotype, or a stage's initial checkpoint is missing or of
+            another network.
     """
 
     def __init__(
         self, genotype: Genotype, config: RetrainConfig, data: Data, seed: int, device: torch.device,
-        folder: RunFolder, tensorboard: bool = True,
+        tensorboard: bool = True,
     ) -> None:  # fmt: skip
         self.config, self.data, self.seed, self.device = config, data, seed, device
-        self.folder, self.tensorboard = folder, tensorboard
+        self.tensorboard = tensorboard
         default = genotype_space(genotype).binarization
         self.stages = [
             stage.model_copy(update={"binarization": stage.binarization or default})
@@ -67,22 +74,27 @@ class Retraining:
         self.structure = _structure(genotype, config, self.stages, data)
         seed_everything(seed, "weights")
         self.network = self.structure.build_network().to(device)
+        for stage in self.stages:
+            if stage.initial_checkpoint is not None:
+                check_fits(self.network, _initial_weights(stage.initial_checkpoint), stage.initial_checkpoint)
         train, validation = data.retrain(config.validation_fraction)
         self.train_batches = Batches(
-            train, config.batch_size, device, data.mean, data.std, data.config.augmentation
-        )
+            train, config.batch_size, device, data.mean, data.std, data.config.augmentation,
+            # a single image has no batch statistics where a layer's output is one pixel
+            drop_last=len(train) % config.batch_size == 1 and len(train) > 1,
+        )  # fmt: skip
         self.validation_batches = (
-            Batches(validation, max(config.batch_size, 256), device, data.mean, data.std)
+            Batches(validation, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
             if len(validation)
             else None
         )
         self.position = Position()
         self.optimizer: torch.optim.Optimizer | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self, folder: RunFolder) -> dict[str, Any]:
         """Trains to the end, from the folder's checkpoint where there is one; gives what was reached."""
-        resumed = self._restore() if self.folder.checkpoint.exists() else False
-        log = MetricsLog(self.folder.path, self.position.step, tensorboard=self.tensorboard)
+        resumed = self._restore(folder.checkpoint) if folder.checkpoint.exists() else False
+        log = MetricsLog(folder.path, self.position.step, tensorboard=self.tensorboard)
         watch = Stopwatch()
         try:
             while self.position.stage < len(self.stages):
@@ -92,6 +104,8 @@ class Retraining:
                 resumed = False
                 while self.position.epoch < stage.epochs and not self._on_plateau(stage):
                     self._epoch(stage, log, watch)
+                    log.flush()
+                    self._save(folder.checkpoint)
                 self._leave(stage)
         finally:
             log.close()
@@ -103,8 +117,8 @@ class Retraining:
         self.structure = self.structure.model_copy(update={"stage": stage})
         carried = "weights and batch-norm statistics of the stage before" if number > 1 else "nothing"
         if stage.initial_checkpoint is not None:
-            source = load_checkpoint(stage.initial_checkpoint, KIND)
-            load_weights(self.network, source.state.get("model"), stage.initial_checkpoint)
+            weights = _initial_weights(stage.initial_checkpoint)
+            load_weights(self.network, weights, stage.initial_checkpoint)
             carried = f"weights and batch-norm statistics of {stage.initial_checkpoint}"
         self.optimizer = stage.optimizer.build(self._trained().values())
         say(
@@ -119,10 +133,16 @@ class Retraining:
         seed_everything(self.seed, "retrain", stage.name, position.epoch)
         self.network.train()
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
-        stepper = _Stepper(self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches))
+        stepper = _Stepper(
+            self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches)
+        )
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
-        result = run_epoch(self.train_batches.epoch(order), len(self.train_batches), stepper.step, description)
+        result = run_epoch(
+            self.train_batches.epoch(order), len(self.train_batches), stepper.step, description
+        )
+        check_weights(self.network, description)
         values = {f"train_{name}": value for name, value in result.means.items()}
+        set_progress(self.network, (position.epoch + 1) / stage.epochs)
         if self.validation_batches is not None:
             validation = evaluate(self.network, self.validation_batches, stage.loss)
             values |= {f"validation_{name}": value for name, value in validation.items()}
@@ -131,14 +151,16 @@ class Retraining:
         left = self._epochs_left()
         log.log(
             position.step, stage=stage.name, epoch=position.epoch, **values,
-            learning_rate=stepper.learning_rate, images_per_second=result.images_per_second,
-            seconds_left=watch.remaining(left - 1),
+            learning_rate=stepper.learning_rate,
+            time={"images_per_second": result.images_per_second, "seconds_left": watch.remaining(left - 1)},
         )  # fmt: skip
         shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-        say(f"{description}: {shown}, {result.images_per_second:.0f} images/s, {eta(watch.remaining(left - 1))} left")
+        time_left = eta(watch.remaining(left - 1))
+        say(f"{description}: {shown}, {result.images_per_second:.0f} images/s, {time_left} left")
         position.epoch += 1
         position.step += 1
-        self._save(values)
+        done = [result for result in position.stage_results if result["stage"] != stage.name]
+        position.stage_results = [*done, {"stage": stage.name, "epochs": position.epoch, **values}]
 
     def _leave(self, stage: StageConfig) -> None:
         position = self.position
@@ -147,30 +169,26 @@ class Retraining:
         position.epoch, position.best_accuracy, position.epochs_since_best = 0, -1.0, 0
         self.optimizer = None
 
-    def _save(self, values: Mapping[str, float]) -> None:
-        position = self.position
+    def _save(self, path: Path) -> None:
         assert self.optimizer is not None
-        stage = self.stages[position.stage]
-        results = [r for r in position.stage_results if r["stage"] != stage.name]
-        position.stage_results = [*results, {"stage": stage.name, "epochs": position.epoch, **values}]
         save_checkpoint(
-            self.folder.checkpoint,
+            path,
             KIND,
             self.structure.model_dump(mode="json"),
             {
                 "model": self.network.state_dict(),
                 "optimizer": optimizer_state(self.optimizer, self._trained()),
-                "position": vars(position),
+                "position": vars(self.position),
             },
         )
 
-    def _restore(self) -> bool:
-        checkpoint = load_checkpoint(self.folder.checkpoint, KIND)
+    def _restore(self, path: Path) -> bool:
+        checkpoint = load_checkpoint(path, KIND)
         self.position = Position(**checkpoint.state["position"])
         stage = self.stages[self.position.stage]
         stage.apply(self.network)
         self.structure = self.structure.model_copy(update={"stage": stage})
-        load_weights(self.network, checkpoint.state["model"], self.folder.checkpoint)
+        load_weights(self.network, checkpoint.state["model"], path)
         self.optimizer = stage.optimizer.build(self._trained().values())
         load_optimizer_state(self.optimizer, checkpoint.state["optimizer"], self._trained())
         say(f"resumed '{stage.name}' after epoch {self.position.epoch}/{stage.epochs}")
@@ -250,6 +268,10 @@ def _structure(
         validation_fraction=config.validation_fraction,
         stage=stages[0],
     )
+
+
+def _initial_weights(path: Path) -> Any:
+    return load_checkpoint(path, KIND).state.get("model")
 
 
 def _different(binarizations: list[Binarization]) -> tuple[Binarization, ...]:

@@ -8,15 +8,16 @@ from typing import Any
 from pydantic import Field, field_validator
 from torch import nn
 
+from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, set_precision
-from binas.config import Config
+from binas.config import Config, build
 from binas.train.batch_norm import set_batch_norm_decay
 from binas.train.loss import LossConfig
 from binas.train.optimizer import Curve, OptimizerConfig
 
 
 class StageConfig(Config):
-    """One stage of retraining. Weights and batch-norm statistics are carried into it, the optimizer is new."""
+    """One stage of retraining; weights and statistics are carried into it, the optimizer is new."""
 
     name: str
     """What it does, e.g. binary_activations or fully_binary."""
@@ -77,6 +78,12 @@ class RetrainConfig(Config):
     """Probability, reached at the end of each stage, with which an operation's output is dropped."""
     auxiliary_weight: float = Field(0.0, ge=0)
     """Weight of an auxiliary head's loss (DARTS, BATS: 0.4); 0: no such head."""
+
+    @field_validator("network")
+    @classmethod
+    def _settings_of_a_network(cls, value: dict[str, Any]) -> dict[str, Any]:
+        build(NetworkSettings, value, "retrain.network")
+        return value
 
     @field_validator("stages")
     @classmethod
