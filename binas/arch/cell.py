@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binas.arch.layout import CellPlan, EdgeOperations
+from binas.arch.sharing import Group, NodeEdges
 from binas.binarize import BinaryConv2d
 from binas.ops import OpContext, build_op
 from binas.ops.parameter_free import padded_to_even
@@ -163,19 +164,54 @@ class Cell(nn.Module):
             self.preprocess[str(source)](x) if str(source) in self.preprocess else None
             for source, x in enumerate((before, previous))
         ]
+        if edge_weights is None:
+            self._run_edges(states, drop_rate)
+        else:
+            self._run_shared(states, edge_weights)
+        return self._output(states[2:], previous)
+
+    def _run_shared(self, states: list[Tensor | None], edge_weights: Tensor) -> None:
+        """Appends the nodes of a supernet's cell, computed source by source, see `binas.arch.sharing`."""
+        last = 2 + self.num_nodes
+        sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
+        order = [_row(node, source) for source, nodes in sources for node in nodes]
+        blocks = edge_weights[order].split([len(nodes) for _, nodes in sources])
+        totals: dict[int, Tensor] = {}
+        for (source, nodes), weights in zip(sources, blocks, strict=True):
+            x = states[source] if source < 2 else totals.get(source)
+            groups = self._groups(source, nodes)
+            if x is None or not groups:
+                continue
+            norm = self.norms[str(source)] if str(source) in self.norms else None
+            edges = NodeEdges(x, norm, weights.unbind(1), len(nodes))
+            for node, y in zip(nodes, edges.contributions(groups), strict=True):
+                if y is not None:
+                    totals[node] = totals[node] + y if node in totals else y
+        states += [totals.get(node) for node in range(2, last)]
+
+    def _groups(self, source: int, nodes: list[int]) -> list[Group]:
+        groups: dict[str, Group] = {}
+        for target, node in enumerate(nodes):
+            key = edge_key(node, source)
+            if key not in self.edges:
+                continue
+            for name, module in self.edges[key].items():  # type: ignore[operator]
+                group = groups.setdefault(name, Group(self.columns[name]))
+                group.targets.append(target)
+                group.modules.append(module)
+        return list(groups.values())
+
+    def _run_edges(self, states: list[Tensor | None], drop_rate: float) -> None:
+        """Appends the nodes of a network's cell, operation by operation."""
         normalized: dict[int, Tensor] = {}
-        edge_index = 0
         for node in range(2, 2 + self.num_nodes):
             total: Tensor | None = None
             for source in range(node):
                 key = edge_key(node, source)
                 if key in self.edges:
-                    weights = None if edge_weights is None else edge_weights[edge_index]
-                    for y in self._edge_outputs(key, source, states, normalized, weights, drop_rate):
+                    for y in self._edge_outputs(key, source, states, normalized, drop_rate):
                         total = y if total is None else total + y
-                edge_index += 1
             states.append(total)
-        return self._output(states[2:], previous)
 
     def _edge_outputs(
         self,
@@ -183,14 +219,13 @@ class Cell(nn.Module):
         source: int,
         states: list[Tensor | None],
         normalized: dict[int, Tensor],
-        weights: Tensor | None,
         drop_rate: float,
     ) -> list[Tensor]:
         x = states[source]
         if x is None:
             return []
         outputs = []
-        for name, module in self.edges[key].items():  # type: ignore[operator]
+        for module in self.edges[key].values():  # type: ignore[operator]
             if str(source) in self.norms and _takes_normalized_input(module):
                 if source not in normalized:
                     normalized[source] = self.norms[str(source)](x)
@@ -199,7 +234,7 @@ class Cell(nn.Module):
                 y = module(x)
             if self.training and drop_rate > 0 and not isinstance(module, nn.Identity):
                 y = drop_path(y, drop_rate)
-            outputs.append(y if weights is None else y * weights[self.columns[name]])
+            outputs.append(y)
         return outputs
 
     def _output(self, nodes: list[Tensor | None], previous: Tensor) -> Tensor:
@@ -213,6 +248,11 @@ class Cell(nn.Module):
 def edge_key(node: int, source: int) -> str:
     """The name of an edge's modules inside a cell."""
     return f"edge_{node}_{source}"
+
+
+def _row(node: int, source: int) -> int:
+    """The row of an edge among those of `cell_edges`."""
+    return node * (node - 1) // 2 - 1 + source
 
 
 def _takes_normalized_input(module: nn.Module) -> bool:

@@ -22,6 +22,7 @@ class Sign(ActivationBinarizer):
     Reference: Hubara et al., Binarized Neural Networks, arXiv:1602.02830, sec. 1.3.
     """
 
+    same_for_all_edges = True
     paper = "arXiv:1602.02830"
 
     def __init__(self, channels: int, window: float | None = 1.0) -> None:
@@ -42,6 +43,7 @@ class ApproxSign(ActivationBinarizer):
         channels: channels of the input; not used.
     """
 
+    same_for_all_edges = True
     paper = "arXiv:1808.00278"
 
     def __init__(self, channels: int) -> None:

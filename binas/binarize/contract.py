@@ -37,6 +37,10 @@ class ActivationBinarizer(_Binarizer):
     Shape: (N, C, …) -> pairs of codes (N, C, …) and a scale that broadcasts against the layer's output.
     """
 
+    same_for_all_edges: bool = False
+    """Whether equal inputs give equal codes, a single pair without scale, whatever layer owns it: no
+    parameters, nothing random. Edges that leave one node then binarize it once."""
+
     def forward(self, x: Tensor) -> Bases:
         """The pairs of codes and scale that stand for x."""
         raise TypeError(f"{type(self).__name__} defines no forward")
@@ -48,6 +52,10 @@ class WeightBinarizer(_Binarizer):
     Shape: (O, I, kH, kW) or (O, I) -> pairs of codes of that shape and a scale (O, 1, 1) or (O,), which
     broadcasts against one image of the layer's output.
     """
+
+    filter_by_filter: bool = False
+    """Whether it gives a single pair, each filter is binarized by itself, nothing is random, and scales
+    are not negative. Weights of several layers are then binarized together."""
 
     def forward(self, weight: Tensor) -> Bases:
         """The pairs of codes and scale that stand for the latent weight."""

@@ -72,6 +72,11 @@ class BinaryConv2d(nn.Module):
                 binarizer.requires_grad_(binarizer is active)
 
     @property
+    def active_activation(self) -> str:
+        """The key of the active activation binarizer: equal keys binarize alike."""
+        return self._active[0]
+
+    @property
     def activation_binarizer(self) -> ActivationBinarizer:
         """The active binarizer of the input."""
         return cast(ActivationBinarizer, self.activation_binarizers[self._active[0]])

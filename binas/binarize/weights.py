@@ -31,6 +31,7 @@ class Xnor(WeightBinarizer):
     Deviation: centring happens in forward only; the latent weight is never overwritten.
     """
 
+    filter_by_filter = True
     paper = "arXiv:1603.05279"
 
     def __init__(self, shape: Size, center: bool = True, window: float | None = 1.0) -> None:
@@ -73,6 +74,7 @@ class XnorReleased(WeightBinarizer):
         the freshly initialised weights of the very first pass.
     """
 
+    filter_by_filter = True
     paper = "arXiv:2002.06963 (released code)"
 
     def __init__(self, shape: Size) -> None:

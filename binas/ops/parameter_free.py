@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +35,23 @@ class Pool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return self.norm(self.pool(x))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def forward_edges(modules: Sequence[nn.Module], x: Tensor) -> Tensor | list[Tensor]:
+        """One pool and one batch-norm for all edges that leave a node; running statistics stay with each."""
+        first = modules[0]
+        if not first.training:
+            return [module(x) for module in modules]
+        norms = [m.norm for m in modules if isinstance(m, Pool) and isinstance(m.norm, nn.BatchNorm2d)]
+        tracking = [norm for norm in norms if norm.track_running_stats]
+        before = {key: value.clone() for key, value in tracking[0].named_buffers()} if tracking else {}
+        y: Tensor = first(x)
+        for norm in tracking[1:]:
+            decay = 1 - (norm.momentum or 0.0)
+            for key, after in tracking[0].named_buffers():
+                kept = decay if after.is_floating_point() else 1
+                norm.get_buffer(key).mul_(kept).add_(after - kept * before[key])
+        return y
 
 
 @register_op("max_pool_3x3")

@@ -1,0 +1,187 @@
+"""The edges of a supernet's cell, computed node by node instead of one by one.
+
+Edges that leave one node share its batch-norm, its binarization and its pools; their convolutions of one
+kind become one wider convolution (`binas.ops.edge_sum`). Modules keep their own parameters: kernels are
+put side by side for each pass. What cannot share runs by itself, beside the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binas.ops.convolutions import BinaryConv
+from binas.ops.edge_sum import Plan, WideConv, edge_sum
+
+
+@dataclass
+class Group:
+    """The modules of one operation on the edges that leave one node.
+
+    Args:
+        targets: positions of their target nodes, counted from the first target of the node.
+        modules: one for each target.
+        column: of the operation in the edge weights.
+    """
+
+    column: int
+    targets: list[int] = field(default_factory=list)
+    modules: list[nn.Module] = field(default_factory=list)
+
+    def weights(self, columns: Sequence[Tensor], num_targets: int) -> Tensor:
+        """The edge weights of its targets (T,)."""
+        column = columns[self.column]
+        return column if len(self.targets) == num_targets else column[self.targets]
+
+
+def shares_convolution(modules: Sequence[nn.Module]) -> bool:
+    """Whether these operations may become one wider convolution.
+
+    They may where each is batch-norm (by the cell), binarize, convolution, ReLU; the input is binarized
+    for all alike; and weights are binarized filter by filter with a scale that is not negative, so that
+    it commutes with the ReLU.
+    """
+    return all(isinstance(module, BinaryConv) and _is_plain(module) for module in modules)
+
+
+def _is_plain(module: BinaryConv) -> bool:
+    conv = module.conv
+    if not (isinstance(module.norm, nn.Identity) and isinstance(module.shuffle, nn.Identity)):
+        return False
+    if not isinstance(module.activation, nn.ReLU):
+        return False
+    if conv.binarize_activations and not conv.activation_binarizer.same_for_all_edges:
+        return False
+    return not conv.binarize_weights or conv.weight_binarizer.filter_by_filter
+
+
+class NodeEdges:
+    """What leaves one node: reads it once, gives the contribution to each of its target nodes.
+
+    Args:
+        x: the node (N, C, H, W).
+        norm: the cell's batch-norm of it, or None.
+        columns: for each operation of the space the weights of the edges to all targets, (T,).
+        num_targets: T.
+    """
+
+    def __init__(
+        self, x: Tensor, norm: nn.Module | None, columns: Sequence[Tensor], num_targets: int
+    ) -> None:
+        self.x, self.norm, self.columns, self.num_targets = x, norm, columns, num_targets
+        self._normalized: Tensor | None = None
+        self._codes: dict[tuple[object, ...], Tensor] = {}
+
+    def normalized(self) -> Tensor:
+        """The node after the cell's batch-norm, computed once."""
+        if self._normalized is None:
+            self._normalized = self.x if self.norm is None else self.norm(self.x)
+        return self._normalized
+
+    def codes(self, module: BinaryConv) -> Tensor:
+        """What the convolution of an operation reads, binarized and padded once for all that read the same."""
+        conv = module.conv
+        if not conv.binarize_activations:
+            return self.normalized()
+        padding = conv.padding if conv.pad_value else 0
+        key = (conv.active_activation, padding, conv.pad_value)
+        if key not in self._codes:
+            (codes, _), *_ = conv.activation_binarizer(self.normalized())
+            self._codes[key] = F.pad(codes, [padding] * 4, value=conv.pad_value) if padding else codes
+        return self._codes[key]
+
+    def contributions(self, groups: Sequence[Group]) -> list[Tensor | None]:
+        """The weighted sum over operations for each target, None where nothing arrives."""
+        totals: list[Tensor | None] = [None] * self.num_targets
+        wide: dict[int, list[Group]] = {}
+        shared: list[tuple[Group, Tensor]] = []
+        inputs: dict[int, Tensor] = {}
+        for group in groups:
+            if shares_convolution(group.modules):
+                x = self.codes(group.modules[0])  # type: ignore[arg-type]
+                inputs[id(x)] = x
+                wide.setdefault(id(x), []).append(group)
+                continue
+            takes_normalized = getattr(group.modules[0], "takes_normalized_input", False)
+            x = self.normalized() if takes_normalized and self.norm is not None else self.x
+            outputs = forward_edges(group.modules, x)
+            if isinstance(outputs, Tensor):
+                shared.append((group, outputs))
+                continue
+            weights = group.weights(self.columns, self.num_targets)
+            for position, (target, y) in enumerate(zip(group.targets, outputs, strict=True)):
+                totals[target] = _plus(totals[target], y * weights[position])
+        for key in [*wide] or ([None] if shared else []):
+            part = self._sum(wide.get(key, []), inputs.get(key, self.x), shared)  # type: ignore[arg-type,call-overload]
+            shared = []
+            for target, y in part.items():
+                totals[target] = _plus(totals[target], y)
+        return totals
+
+    def _sum(
+        self, wide: Sequence[Group], x: Tensor, shared: Sequence[tuple[Group, Tensor]]
+    ) -> dict[int, Tensor]:
+        reached = sorted({t for group in (*wide, *(g for g, _ in shared)) for t in group.targets})
+        place = {target: position for position, target in enumerate(reached)}
+        convs, kernels, coefficients = [], [], []
+        for group in wide:
+            conv, kernel, coefficient = self._wide(group, place)
+            convs.append(conv)
+            kernels.append(kernel)
+            coefficients.append(coefficient)
+        plan = Plan(
+            len(reached),
+            tuple(convs),
+            tuple(tuple(place[target] for target in group.targets) for group, _ in shared),
+        )
+        weights = [group.weights(self.columns, self.num_targets) for group, _ in shared]
+        outputs = edge_sum(plan, x, kernels, coefficients, [z for _, z in shared], weights)
+        return dict(zip(reached, outputs, strict=True))
+
+    def _wide(self, group: Group, place: dict[int, int]) -> tuple[WideConv, Tensor, Tensor]:
+        convs = [module.conv for module in group.modules if isinstance(module, BinaryConv)]
+        first = convs[0]
+        kernel = torch.cat([conv.weight for conv in convs]) if len(convs) > 1 else first.weight
+        weights = group.weights(self.columns, self.num_targets)[:, None]
+        if first.binarize_weights:
+            ((kernel, scale),) = first.weight_binarizer(kernel)
+            per_filter = kernel.new_ones(len(kernel)) if scale is None else scale.flatten()
+            coefficient = (weights * per_filter.view(len(convs), -1)).reshape(-1)
+        else:
+            coefficient = weights.expand(-1, first.out_channels).reshape(-1)
+        padded = first.binarize_activations and first.pad_value != 0
+        return (
+            WideConv(
+                tuple(place[target] for target in group.targets),
+                first.stride,
+                0 if padded else first.padding,
+                first.dilation,
+                first.groups,
+                integer=first.binarize_weights and first.binarize_activations and not padded,
+            ),
+            kernel,
+            coefficient,
+        )
+
+
+def forward_edges(modules: Sequence[nn.Module], x: Tensor) -> Tensor | Sequence[Tensor]:
+    """The outputs of modules of one operation that read the same x: one for each, or one for all.
+
+    An operation's class may say how they share work with a static method `forward_edges(modules, x)`,
+    which gives a list, or a single tensor where all outputs are the same. It keeps no state of its own.
+    """
+    first = modules[0]
+    if isinstance(first, nn.Identity):
+        return x
+    hook = getattr(type(first), "forward_edges", None)
+    if hook is not None and all(type(module) is type(first) for module in modules):
+        return hook(modules, x)  # type: ignore[no-any-return]
+    return [module(x) for module in modules]
+
+
+def _plus(total: Tensor | None, y: Tensor) -> Tensor:
+    return y if total is None else total + y
