@@ -72,6 +72,6 @@ def test_it_works_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_broken_operation_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder / "my_ops.py"
-    file.write_text(file.read_text(encoding="utf-8").replace("stride=stride", "stride=1"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace("1, stride,", "1, 1,"), encoding="utf-8")
     assert main(["ops", "check", "my_ops.py:binary_pointwise_conv"]) == 2
     assert "stride 2" in capsys.readouterr().err
