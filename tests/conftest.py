@@ -89,7 +89,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         assert main(["search", "tiny.yaml"]) == 0
         genotype = "runs/tiny/genotype.json"
-        assert main(["retrain", "--config", "tiny.yaml", "--genotype", genotype, "--name", "tiny_retrain"]) == 0
+        assert (
+            main(["retrain", "--config", "tiny.yaml", "--genotype", genotype, "--name", "tiny_retrain"]) == 0
+        )
     finally:
         os.chdir(before)
     return folder
