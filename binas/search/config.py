@@ -115,7 +115,9 @@ class SearchConfig(Config):
         # {learning_rate: 0.05} must not turn the SGD of the search into the Adam of other optimizers
         if not isinstance(value, dict) or info.field_name is None:
             return value
-        return merged(cls.model_fields[info.field_name].default.model_dump(), value)
+        default = cls.model_fields[info.field_name].default.model_dump()
+        # another optimizer does not inherit the settings of the default one
+        return merged({"it": default}, {"it": value})["it"]
 
     @field_validator("phases")
     @classmethod
