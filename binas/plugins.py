@@ -111,7 +111,9 @@ def require_plugins(needed: Iterable[PluginRecord], given: Iterable[PluginRecord
 
 def told_by_plugin(error: Exception) -> str:
     """What an error says where it went through a user's own file: file, line, kind; else nothing."""
-    files = {getattr(m, "__file__", None) for name, m in list(sys.modules.items()) if name.startswith(PREFIX)}
+    installed = {entry_point.module for entry_point in metadata.entry_points(group=ENTRY_POINTS)}
+    names = [name for name in list(sys.modules) if name.startswith(PREFIX) or name in installed]
+    files = {getattr(sys.modules[name], "__file__", None) for name in names}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename in files:
             where = f"line {frame.lineno}, in {frame.name}"
@@ -122,7 +124,8 @@ def told_by_plugin(error: Exception) -> str:
 def _record(file: Path, origin: str, registries: Sequence[Registry[Any]]) -> PluginRecord:
     names = [name for registry in registries for name in registry.names_from(origin)]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return PluginRecord(file=file.name, sha256=digest, operations=tuple(names))
+    name = file.parent.name if file.name == "__init__.py" else file.name
+    return PluginRecord(file=name, sha256=digest, operations=tuple(names))
 
 
 def _guarded(load: Any, source: str) -> Any:
