@@ -153,26 +153,30 @@ def parse_override(text: str) -> tuple[str, Any]:
     return key, parse_yaml(value, f"override '{key}'")
 
 
-def with_override(data: Any, key: str, value: Any) -> Any:
+def with_override(data: Any, key: str, value: Any, within: str = "") -> Any:
     """A copy of nested mappings and lists with the value at a dotted key replaced.
 
     A number steps into a list. A word where a mapping is expected names the file that the mapping is
     based on, so `space.network.num_cells=8` on `space: bnas` gives `{base: bnas, network: …}`.
+
+    Args:
+        within: where `data` stands, for errors.
     """
     head, _, rest = key.partition(".")
+    whole, inside = f"{within}{key}", f"{within}{head}."
     if isinstance(data, list):
         if not head.isdigit() or int(head) >= len(data):
-            raise UserError(f"override '{key}': '{head}' is none of the {len(data)} positions (from 0)")
+            raise UserError(f"override '{whole}': '{head}' is none of the {len(data)} positions (from 0)")
         position = int(head)
-        inner = with_override(data[position], rest, value) if rest else value
+        inner = with_override(data[position], rest, value, inside) if rest else value
         return [*data[:position], inner, *data[position + 1 :]]
     if data is None:
         data = {}
     elif isinstance(data, str):
         data = {"base": data}
     elif not isinstance(data, dict):
-        raise UserError(f"override '{key}': there is no key inside the value {data!r}")
-    inner = with_override(data.get(head), rest, value) if rest else value
+        raise UserError(f"override '{whole}': there is no key inside the value {data!r}")
+    inner = with_override(data.get(head), rest, value, inside) if rest else value
     return {**data, head: inner}
 
 

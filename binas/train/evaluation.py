@@ -54,7 +54,13 @@ def open_training_data(structure: ModelStructure, path: Path, root: Path | None)
     config = structure.data
     if root is not None:
         config = config.model_copy(update={"root": root})
-    data = open_data(config)
+    try:
+        data = open_data(config)
+    except UserError as error:
+        raise UserError(
+            f"{path}: its images cannot be opened: {error}; if they have moved, name their folder with"
+            " --data-root"
+        ) from None
     for split, recorded in structure.split_hashes.items():
         if data.split_hashes[split] != recorded:
             raise UserError(
