@@ -91,7 +91,7 @@ def _filled(data: dict[str, Any], key: str, source: str) -> dict[str, Any]:
     """`data` with the defaults that an override reaches into: a space to change, a list to pick from."""
     parts = key.split(".")
     if parts[0] == "space" and len(parts) > 1 and data.get("space") is None:
-        return {**data, "space": DEFAULT_SPACE}
+        data = {**data, "space": DEFAULT_SPACE}
     for length, part in enumerate(parts):
         if part.isdigit() and _at(data, parts[:length]) is None:
             defaults = build(Recipe, data, source).model_dump(mode="json")

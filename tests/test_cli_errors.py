@@ -46,7 +46,7 @@ def assert_told(result: tuple[int, str, str], *parts: str) -> None:
         (["--search.strategy", "magic"], ["search.strategy", "'gradient' or 'random'"]),
         (["--data.name", "cifar"], ["data.name", "did you mean 'cifar10'"]),
         (["--space", "bnaz"], ["bnaz", "did you mean 'bnas'"]),
-        (["--space.operations", "[binary_conv_3x]"], ["unknown operation 'binary_conv_3x'", "--plugins FILE"]),
+        (["--space.operations", "[bin_conv]"], ["unknown operation 'bin_conv'", "--plugins FILE"]),
         (["--device", "tpu"], ["device 'tpu'", "auto, cpu, cuda or cuda:N"]),
         (["--device", "cuda:77"], ["device 'cuda:77': not there"]),
         (["--name", "../away"], ["name", "'../away'"]),
