@@ -141,8 +141,10 @@ def find_file(name: str | Path, kind: str) -> Path:
         if (len(path.parts) == 1 or path.parent.name == kind) and shipped.is_file():
             return Path(str(shipped))
     what = kind.replace("_", " ").removesuffix("s")
-    raise UserError(f"{name}: no such {what} file, and none is shipped by that name;"
-                    f"{nearest(path.stem, shipped_names(kind))}")
+    raise UserError(
+        f"{name}: no such {what} file, and none is shipped by that name;"
+        f"{nearest(path.stem, shipped_names(kind))}"
+    )
 
 
 def parse_override(text: str) -> tuple[str, Any]:

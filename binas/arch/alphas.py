@@ -47,9 +47,7 @@ class Alphas(nn.Module):
         """softmax(alpha / T) over the operations left on each edge, for each cell kind (E, O)."""
         return {
             kind: torch.softmax(
-                (self.get_parameter(kind) / temperatures[kind]).masked_fill(
-                    ~self.live(kind), float("-inf")
-                ),
+                (self.get_parameter(kind) / temperatures[kind]).masked_fill(~self.live(kind), float("-inf")),
                 dim=1,
             )
             for kind in CELL_KINDS

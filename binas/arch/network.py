@@ -37,9 +37,7 @@ class Network(Trunk):
         space = genotype_space(genotype)
         pruned = genotype.pruned()
         edges = {kind: edge_operations(pruned.cell(kind)) for kind in CELL_KINDS}
-        super().__init__(
-            space, settings or space.network, edges, in_channels, num_classes, binarizations
-        )
+        super().__init__(space, settings or space.network, edges, in_channels, num_classes, binarizations)
         self.genotype = genotype
         self.drop_rate = 0.0
         self.auxiliary_position = 2 * self.settings.num_cells // 3

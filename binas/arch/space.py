@@ -130,9 +130,7 @@ class SearchSpace(Config):
                     " An operation of your own comes with --plugins FILE"
                 ) from None
 
-    def context(
-        self, settings: NetworkSettings, binarizations: tuple[Binarization, ...] = ()
-    ) -> OpContext:
+    def context(self, settings: NetworkSettings, binarizations: tuple[Binarization, ...] = ()) -> OpContext:
         """What operations are told when they are built for a network with these settings."""
         return OpContext(
             binarizations=binarizations or (self.binarization,),

@@ -68,5 +68,7 @@ def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, argument: 
     known = list(inspect.signature(factory).parameters)[1:]
     for option in spec.options:
         if option not in known:
-            raise UserError(f"{registry.kind} '{spec.name}': unknown option '{option}';{nearest(option, known)}")
+            raise UserError(
+                f"{registry.kind} '{spec.name}': unknown option '{option}';{nearest(option, known)}"
+            )
     return factory(argument, **spec.options)

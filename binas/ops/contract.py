@@ -49,7 +49,9 @@ class OpContext:
     def num_groups(self, channels: int) -> int:
         """The groups of a group convolution on so many channels; raises where they do not divide."""
         key, value = (
-            ("channels_per_group", self.channels_per_group) if self.groups is None else ("groups", self.groups)
+            ("channels_per_group", self.channels_per_group)
+            if self.groups is None
+            else ("groups", self.groups)
         )
         assert value is not None
         if value < 1 or channels % value:
@@ -58,8 +60,7 @@ class OpContext:
             above = [d for d in divisors if d > value]
             near = " or ".join(str(d) for d in [*below[-1:], *above[:1]])
             raise UserError(
-                f"grouping.{key}: {value} does not divide {channels} channels;"
-                f" the nearest that do are {near}"
+                f"grouping.{key}: {value} does not divide {channels} channels; the nearest that do are {near}"
             )
         return channels // value if self.groups is None else value
 

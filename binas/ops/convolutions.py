@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from binas.binarize import BinaryConv2d
 from binas.ops.contract import OpContext, OpFactory, register_op
-from binas.registry import nearest
 
 
 class PreActivation(nn.Module):
