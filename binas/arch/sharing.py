@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binas.binarize import BinaryConv2d
 from binas.ops.convolutions import BinaryConv
 from binas.ops.edge_sum import Plan, WideConv, edge_sum
 
@@ -161,11 +162,18 @@ class NodeEdges:
                 0 if padded else first.padding,
                 first.dilation,
                 first.groups,
-                integer=first.binarize_weights and first.binarize_activations and not padded,
+                integer=_is_integer(first),
             ),
             kernel,
             coefficient,
         )
+
+
+def _is_integer(conv: BinaryConv2d) -> bool:
+    """Whether a convolution sums products of ±1 and nothing else."""
+    if not (conv.binarize_activations and conv.binarize_weights) or conv.pad_value:
+        return False
+    return conv.activation_binarizer.bits == conv.weight_binarizer.bits == 1
 
 
 def forward_edges(modules: Sequence[nn.Module], x: Tensor) -> Tensor | Sequence[Tensor]:

@@ -2,8 +2,8 @@
 
 The convolutions of one kind to several target nodes are one wider convolution, and scale, ReLU and the
 weighted sum over operations follow at once, block by block, while the numbers are in the cache. Only
-what the gradient needs is kept: a mask of one byte a number where weights are trained, the rectified
-sums (as 16-bit numbers where these are exact) where only edge weights are.
+what the gradient needs is kept: the rectified sums, as 16-bit numbers where these are exact; else a mask
+of one byte a number where weights are trained, and the sums where only edge weights are.
 
 Legend: N images, T target nodes, C channels, H×W pixels of the output.
 """
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from binas.ops.integer_conv import as_levels, convolve_relu, is_available
 
 BLOCK_ELEMENTS = 1 << 19
 """Numbers of a wide convolution's output that are worked on at a time (2 MiB of float32)."""
@@ -42,8 +44,11 @@ class WideConv:
     integer: bool
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """(T·C, I, k, k) ordered by target -> ordered as `groups` blocks, as a grouped convolution wants it."""
-        return self._by_group(weight) if self.groups > 1 else weight
+        """(T·C, …) ordered by target -> by group and target, as a wide grouped convolution wants it."""
+        if self.groups == 1:
+            return weight
+        shape = (len(self.targets), self.groups, -1, *weight.shape[1:])
+        return weight.reshape(shape).transpose(0, 1).reshape(weight.shape)
 
     def unordered(self, gradient: Tensor) -> Tensor:
         """The inverse of `kernel`."""
@@ -52,23 +57,24 @@ class WideConv:
         shape = (self.groups, len(self.targets), -1, *gradient.shape[1:])
         return gradient.reshape(shape).transpose(0, 1).reshape(gradient.shape)
 
-    def _by_group(self, values: Tensor) -> Tensor:
-        shape = (len(self.targets), self.groups, -1, *values.shape[1:])
-        return values.reshape(shape).transpose(0, 1).reshape(values.shape)
-
     def of_target(self, y: Tensor, position: int) -> Tensor:
-        """The part of a wide output (n, T·C, H, W) that is for one target, as a view (n, g, C/g, H, W)."""
+        """The part of a wide output (n, T·C, H, W) that is for one target: (n, C, H, W), contiguous."""
         n, _, height, width = y.shape
-        return y.view(n, self.groups, len(self.targets), -1, height, width)[:, :, position]
+        part = y.unflatten(1, (self.groups, len(self.targets), -1))[:, :, position]
+        return part.reshape(n, -1, height, width).contiguous()
 
-    def like_target(self, x: Tensor) -> Tensor:
-        """A target's (n, C, H, W) as a view (n, g, C/g, H, W)."""
-        n, _, height, width = x.shape
-        return x.view(n, self.groups, -1, height, width)
+    def wide(self, outs: Sequence[Tensor]) -> Tensor:
+        """What targets got, side by side as in a wide output, channels last."""
+        parts = [outs[target].unflatten(1, (self.groups, -1)) for target in self.targets]
+        stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        return stacked.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """The wide convolution."""
-        return F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+    def rectified(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """relu of the wide convolution, channels last; x as bytes means ±1 by ±1."""
+        if x.dtype == torch.uint8:
+            return convolve_relu(x, kernel, self.stride, self.padding, self.dilation, self.groups)
+        y = F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+        return y.contiguous(memory_format=torch.channels_last).relu_()
 
     def gradients(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> Any:
         """Its gradients by input and kernel, as far as they are wanted."""
@@ -77,6 +83,11 @@ class WideConv:
             False, [0, 0], self.groups, [*wanted, False],
         )  # fmt: skip
         return both[0], both[1]
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """Convolutions of equal layout add into one wide output."""
+        return self.targets, self.groups
 
 
 @dataclass(frozen=True)
@@ -101,18 +112,15 @@ class _EdgeSum(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         kernels, coefficients, shared, weights = _split(plan, rest)
         ctx.plan, ctx.needs = plan, ctx.needs_input_grad
-        outputs = _zeros(plan, x, kernels, shared)
+        needs = _Needs(plan, ctx.needs)
+        outputs, kept = _run_convs(plan, x, kernels, coefficients, needs)
         for targets, z, weight in zip(plan.shared, shared, weights, strict=True):
             for position, target in enumerate(targets):
-                outputs[target].addcmul_(z, weight[position])
-        needs = _Needs(plan, ctx.needs)
-        kept: list[Tensor] = []
-        for index, (conv, kernel, coefficient) in enumerate(
-            zip(plan.convs, kernels, coefficients, strict=True)
-        ):
-            kept.append(_forward_conv(conv, x, kernel, coefficient, outputs, needs.rectified(index)))
+                before = outputs[target]
+                part = z * weight[position]
+                outputs[target] = part if before is None else before.add_(part)
         ctx.save_for_backward(x, *kernels, *coefficients, *shared, *weights, *kept)
-        return tuple(outputs)
+        return tuple(output for output in outputs if output is not None)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -123,16 +131,7 @@ class _EdgeSum(torch.autograd.Function):
         kept = saved[count:]
         needs = _Needs(plan, ctx.needs)
         outs = [gradient.contiguous() for gradient in gradients]
-        by_x = torch.zeros_like(x) if needs.x and plan.convs else None
-        by_kernels: list[Tensor | None] = []
-        by_coefficients: list[Tensor | None] = []
-        for index, conv in enumerate(plan.convs):
-            found = _backward_conv(
-                conv, x, kernels[index], coefficients[index], kept[index], outs, by_x,
-                needs.kernel(index), needs.coefficient(index),
-            )  # fmt: skip
-            by_kernels.append(found[0])
-            by_coefficients.append(found[1])
+        by_x, by_kernels, by_coefficients = _backward_convs(plan, x, kernels, coefficients, kept, outs, needs)
         by_shared, by_weights = _backward_shared(plan, shared, weights, outs, needs)
         return None, by_x, *by_kernels, *by_coefficients, *by_shared, *by_weights
 
@@ -161,7 +160,7 @@ class _Needs:
         return self.flags[2 + 2 * len(self.plan.convs) + len(self.plan.shared) + index]
 
     def rectified(self, index: int) -> bool:
-        """Whether the sums themselves are kept; with a kernel's gradient their mask is enough."""
+        """Whether the sums themselves are needed; with a kernel's gradient their mask is enough."""
         return self.coefficient(index) and not self.kernel(index)
 
 
@@ -172,87 +171,117 @@ def _split(plan: Plan, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...
     return tuple(tensors[start:end] for start, end in zip(starts, ends, strict=True))
 
 
-def _zeros(plan: Plan, x: Tensor, kernels: Sequence[Tensor], shared: Sequence[Tensor]) -> list[Tensor]:
-    if shared:
-        shape = tuple(shared[0].shape)
-    else:
-        conv, kernel = plan.convs[0], kernels[0]
-        reach = conv.dilation * (kernel.shape[-1] - 1) + 1
-        size = [(length + 2 * conv.padding - reach) // conv.stride + 1 for length in x.shape[2:]]
-        shape = (x.shape[0], kernel.shape[0] // len(conv.targets), *size)
-    return [x.new_zeros(shape) for _ in range(plan.num_targets)]
+def _run_convs(
+    plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor], needs: _Needs
+) -> tuple[list[Tensor | None], list[Tensor]]:
+    """What the convolutions give to each target, and what their gradients need."""
+    outputs: list[Tensor | None] = [None] * plan.num_targets
+    sums: dict[tuple[object, ...], tuple[WideConv, Tensor]] = {}
+    kept: list[Tensor] = []
+    levels: Tensor | None = None
+    last = x.contiguous(memory_format=torch.channels_last) if plan.convs else x
+    for index, (conv, kernel, coefficient) in enumerate(zip(plan.convs, kernels, coefficients, strict=True)):
+        if conv.integer and x.dtype == torch.float32 and not x.is_cuda and is_available():
+            levels = as_levels(x) if levels is None else levels
+        reads = last if levels is None or not conv.integer else levels
+        dtype = _kept_dtype(conv, kernel, needs.rectified(index))
+        before = sums[conv.layout][1] if conv.layout in sums else None
+        total, saved = _forward_conv(conv, reads, kernel, coefficient, before, dtype)
+        sums[conv.layout] = (conv, total)
+        kept.append(saved)
+    for conv, total in sums.values():
+        for position, target in enumerate(conv.targets):
+            part, before = conv.of_target(total, position), outputs[target]
+            outputs[target] = part if before is None else before.add_(part)
+    return outputs, kept
 
 
-def _blocks(conv: WideConv, outputs: Sequence[Tensor]) -> list[slice]:
-    num_images = outputs[0].shape[0]
-    each = len(conv.targets) * outputs[0][0].numel()
+def _blocks(num_images: int, elements_each: int, on_gpu: bool) -> list[slice]:
     # on a GPU the cache is no reason to launch more kernels
-    size = num_images if outputs[0].is_cuda else max(1, BLOCK_ELEMENTS // each)
+    size = num_images if on_gpu else max(1, BLOCK_ELEMENTS // elements_each)
     return [slice(start, min(start + size, num_images)) for start in range(0, num_images, size)]
 
 
 def _forward_conv(
-    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, outputs: list[Tensor], rectified: bool
-) -> Tensor:
-    """Adds a wide convolution's part to the outputs; gives what its gradient needs."""
+    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, total: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The sum with a wide convolution added, and what its gradient needs; both channels last."""
     ordered = conv.kernel(kernel)
-    scales = coefficient.view(len(conv.targets), 1, conv.groups, -1, 1, 1)
+    scales = conv.kernel(coefficient).view(1, -1, 1, 1)
     kept: Tensor | None = None
-    for block in _blocks(conv, outputs):
-        y = conv.convolve(x[block], ordered).relu_()
-        for position, target in enumerate(conv.targets):
-            part = conv.like_target(outputs[target][block])
-            part.addcmul_(conv.of_target(y, position), scales[position])
-        if kept is None:
-            kept = y.new_empty((x.shape[0], *y.shape[1:]), dtype=_kept_dtype(conv, kernel, rectified))
-        if rectified:
-            kept[block] = y
-        else:
+    is_first = total is None
+    num_pixels = x.shape[2] * x.shape[3] // conv.stride**2
+    for block in _blocks(len(x), len(kernel) * num_pixels, x.is_cuda):
+        y = conv.rectified(x[block], ordered)
+        if kept is None or total is None:
+            shape = (len(x), *y.shape[1:])
+            kept = torch.empty(shape, dtype=dtype, device=y.device, memory_format=torch.channels_last)
+            total = torch.empty_like(kept, dtype=y.dtype) if total is None else total
+        if dtype == torch.bool:
             torch.gt(y, 0, out=kept[block])
-    assert kept is not None
-    return kept
+        else:
+            kept[block] = y
+        if is_first:
+            torch.mul(y, scales, out=total[block])
+        else:
+            total[block].addcmul_(y, scales)
+    assert kept is not None and total is not None
+    return total, kept
 
 
 def _kept_dtype(conv: WideConv, kernel: Tensor, rectified: bool) -> torch.dtype:
-    if not rectified:
-        return torch.bool
     exact = conv.integer and kernel.dtype == torch.float32 and kernel[0].numel() <= LARGEST_EXACT_HALF
-    return torch.float16 if exact else kernel.dtype
+    if exact:
+        return torch.float16
+    return kernel.dtype if rectified else torch.bool
+
+
+def _backward_convs(
+    plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor],
+    kept: Sequence[Tensor], outs: Sequence[Tensor], needs: _Needs,
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:  # fmt: skip
+    last = x.contiguous(memory_format=torch.channels_last) if plan.convs else x
+    by_x = torch.zeros_like(last) if needs.x and plan.convs else None
+    wide: dict[tuple[object, ...], Tensor] = {}
+    by_kernels: list[Tensor | None] = []
+    by_coefficients: list[Tensor | None] = []
+    for index, conv in enumerate(plan.convs):
+        if conv.layout not in wide:
+            wide[conv.layout] = conv.wide(outs)
+        by_kernel, by_coefficient = _backward_conv(
+            conv, last, kernels[index], coefficients[index], kept[index], wide[conv.layout], by_x,
+            needs.kernel(index), needs.coefficient(index),
+        )  # fmt: skip
+        by_kernels.append(by_kernel)
+        by_coefficients.append(by_coefficient)
+    return by_x, by_kernels, by_coefficients
 
 
 def _backward_conv(
-    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, kept: Tensor, outs: Sequence[Tensor],
+    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, kept: Tensor, out: Tensor,
     by_x: Tensor | None, wants_kernel: bool, wants_coefficient: bool,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Adds to the gradient by x; gives those by kernel and by coefficient.
 
-    With G = mask · gradient of the output, the gradient by a coefficient is Σ y·G over images and pixels,
-    which equals Σ kernel · (gradient of the convolution by its kernel under G).
+    With G = [y > 0] · gradient of the output, the gradient by a coefficient is Σ y·G over images and
+    pixels, which equals Σ kernel · (gradient of the convolution by its kernel under G).
     """
-    ordered = conv.kernel(kernel)
     scaled = conv.kernel(kernel * coefficient.view(-1, 1, 1, 1))
-    by_kernel = torch.zeros_like(ordered) if wants_kernel else None
+    by_kernel = torch.zeros_like(scaled) if wants_kernel else None
     by_coefficient = torch.zeros_like(coefficient) if wants_coefficient else None
-    for block in _blocks(conv, outs):
+    for block in _blocks(len(out), out[0].numel(), x.is_cuda):
         saved = kept[block]
-        gradient = x.new_empty(saved.shape)
-        mask = saved if saved.dtype == torch.bool else saved > 0
-        for position, target in enumerate(conv.targets):
-            torch.mul(
-                conv.like_target(outs[target][block]),
-                conv.of_target(mask, position),
-                out=conv.of_target(gradient, position),
-            )
+        y = saved.to(out.dtype)
+        gradient = torch.ops.aten.threshold_backward(out[block], y, 0)
         if by_coefficient is not None and by_kernel is None:
-            products = (gradient * saved).sum(dim=(0, 2, 3)).view(conv.groups, len(conv.targets), -1)
-            by_coefficient += products.transpose(0, 1).reshape(-1)
+            by_coefficient += (gradient * y).sum(dim=(0, 2, 3))
         by_input, by_weight = conv.gradients(gradient, x[block], scaled, [by_x is not None, wants_kernel])
         if by_x is not None:
             by_x[block] += by_input
         if by_kernel is not None:
             by_kernel += by_weight
     if by_kernel is None:
-        return None, by_coefficient
+        return None, None if by_coefficient is None else conv.unordered(by_coefficient)
     by_kernel = conv.unordered(by_kernel)
     if by_coefficient is not None:
         by_coefficient = (kernel * by_kernel).flatten(1).sum(dim=1)
