@@ -10,7 +10,7 @@ Legend: N images, T target nodes, C channels, H×W pixels of the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binas.ops.integer_conv import as_levels, convolve_relu, is_available
+from binas.ops.integer_conv import IntegerConv, as_levels, is_available
 
 BLOCK_ELEMENTS = 1 << 19
 """Numbers of a wide convolution's output that are worked on at a time (2 MiB of float32)."""
@@ -69,12 +69,17 @@ class WideConv:
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return stacked.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
-    def rectified(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """relu of the wide convolution, channels last; x as bytes means ±1 by ±1."""
+    def rectified(self, kernel: Tensor, x: Tensor, block_size: int) -> Callable[[Tensor], Tensor]:
+        """relu of the wide convolution, channels last, as a function of a block of x; bytes mean ±1 by ±1."""
         if x.dtype == torch.uint8:
-            return convolve_relu(x, kernel, self.stride, self.padding, self.dilation, self.groups)
-        y = F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
-        return y.contiguous(memory_format=torch.channels_last).relu_()
+            shape = [min(block_size, len(x)), *x.shape[1:]]
+            return IntegerConv(kernel, self.stride, self.padding, self.dilation, self.groups, shape)
+
+        def convolve(block: Tensor) -> Tensor:
+            y = F.conv2d(block, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+            return y.contiguous(memory_format=torch.channels_last).relu_()
+
+        return convolve
 
     def gradients(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> Any:
         """Its gradients by input and kernel, as far as they are wanted."""
@@ -182,7 +187,7 @@ def _run_convs(
     last = x.contiguous(memory_format=torch.channels_last) if plan.convs else x
     for index, (conv, kernel, coefficient) in enumerate(zip(plan.convs, kernels, coefficients, strict=True)):
         if conv.integer and x.dtype == torch.float32 and not x.is_cuda and is_available():
-            levels = as_levels(x) if levels is None else levels
+            levels = as_levels(last) if levels is None else levels
         reads = last if levels is None or not conv.integer else levels
         dtype = _kept_dtype(conv, kernel, needs.rectified(index))
         before = sums[conv.layout][1] if conv.layout in sums else None
@@ -211,8 +216,10 @@ def _forward_conv(
     kept: Tensor | None = None
     is_first = total is None
     num_pixels = x.shape[2] * x.shape[3] // conv.stride**2
-    for block in _blocks(len(x), len(kernel) * num_pixels, x.is_cuda):
-        y = conv.rectified(x[block], ordered)
+    blocks = _blocks(len(x), len(kernel) * num_pixels, x.is_cuda)
+    convolve = conv.rectified(ordered, x, blocks[0].stop)
+    for block in blocks:
+        y = convolve(x[block])
         if kept is None or total is None:
             shape = (len(x), *y.shape[1:])
             kept = torch.empty(shape, dtype=dtype, device=y.device, memory_format=torch.channels_last)

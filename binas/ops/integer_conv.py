@@ -21,33 +21,39 @@ def is_available() -> bool:
     weight = torch.tensor([1.0, -1.0, -1.0] * 24).view(2, 4, 3, 3)
     expected = torch.nn.functional.conv2d(x, weight, padding=1).relu()
     try:
-        return torch.equal(convolve_relu(as_levels(x), weight, 1, 1, 1, 1), expected)
+        return torch.equal(IntegerConv(weight, 1, 1, 1, 1, list(x.shape))(as_levels(x)), expected)
     except (RuntimeError, TypeError):
         return False
 
 
 def as_levels(codes: Tensor) -> Tensor:
     """±1 as 0 and 2 in unsigned bytes, channels last; 1 stands for the 0 of zero padding."""
-    return (codes + 1).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    return (codes.contiguous(memory_format=torch.channels_last) + 1).to(torch.uint8)
 
 
-def convolve_relu(
-    levels: Tensor, weight: Tensor, stride: int, padding: int, dilation: int, groups: int
-) -> Tensor:
-    """relu(conv(codes, weight)) in float32, channels last; exact.
+class IntegerConv:
+    """relu(conv(codes, weight)) in float32, channels last; exact. The weight is packed once, for many calls.
 
     Args:
-        levels: (N, C_in, H, W) from `as_levels`.
         weight: (C_out, C_in/groups, k, k) of ±1, float32.
         stride, padding, dilation, groups: as in a convolution; padding is with 0.
+        input_shape: of a typical input (N, C_in, H, W).
     """
-    geometry = ([stride] * 2, [padding] * 2, [dilation] * 2, groups)
-    ones = torch.ones(len(weight))
-    packed = torch.ops.onednn.qconv_prepack(
-        weight.to(torch.int8), ones, 1.0, 1, *geometry, list(levels.shape)
-    )
-    y: Tensor = torch.ops.onednn.qconv2d_pointwise(
-        levels, 1.0, 1, packed, ones, torch.zeros(len(weight), dtype=torch.int32), None, *geometry,
-        1.0, 0, torch.float32, "relu", [], "",
-    )  # fmt: skip
-    return y
+
+    def __init__(
+        self, weight: Tensor, stride: int, padding: int, dilation: int, groups: int, input_shape: list[int]
+    ) -> None:
+        self.geometry = ([stride] * 2, [padding] * 2, [dilation] * 2, groups)
+        self.ones = torch.ones(len(weight))
+        self.zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self.packed = torch.ops.onednn.qconv_prepack(
+            weight.to(torch.int8), self.ones, 1.0, 1, *self.geometry, input_shape
+        )
+
+    def __call__(self, levels: Tensor) -> Tensor:
+        """The rectified sums for (N, C_in, H, W) from `as_levels`."""
+        y: Tensor = torch.ops.onednn.qconv2d_pointwise(
+            levels, 1.0, 1, self.packed, self.ones, self.zeros, None, *self.geometry,
+            1.0, 0, torch.float32, "relu", [], "",
+        )  # fmt: skip
+        return y
