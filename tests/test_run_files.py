@@ -31,7 +31,9 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-@pytest.mark.parametrize("data", ["été\n", b"\x00\xff", memoryview(b"abc"), ""], ids=["text", "bytes", "view", "empty"])
+@pytest.mark.parametrize(
+    "data", ["été\n", b"\x00\xff", memoryview(b"abc"), ""], ids=["text", "bytes", "view", "empty"]
+)
 def test_written_whole(tmp_path: Path, data: str | bytes) -> None:
     path = tmp_path / "new" / "folder" / "file"
     write_atomic(path, "before")

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "tests"))  # the oracle lives with the tests
 
-from oracles import supernet as oracles  # noqa: E402
+from oracles import supernet as oracles  # type: ignore[import-not-found]  # noqa: E402
 
 from binas import __version__  # noqa: E402
 from binas.arch.alphas import Alphas  # noqa: E402
@@ -67,13 +67,19 @@ def main() -> int:
         print(_peak_bytes(_steps(options.settings[0])[options.peak == "oracle"]))
         return 0
     rows = [measure(name, options.runs, options.threads) for name in options.settings]
-    print(f"{'setting':<8} {'oracle s':>9} {'ours s':>8} {'faster':>7} {'oracle MB':>10} {'ours MB':>8} {'memory':>7} {'share':>6}")
+    columns = ("oracle s", "ours s", "faster", "oracle MB", "ours MB", "memory", "share")
+    print(f"{'setting':<8}" + "".join(f"{column:>11}" for column in columns))
     for row in rows:
-        print(
-            f"{row['name']:<8} {row['oracle_seconds']:>9.3f} {row['ours_seconds']:>8.3f} {row['time_ratio']:>6.2f}×"
-            f" {row['oracle_peak_bytes'] / 1e6:>10.0f} {row['ours_peak_bytes'] / 1e6:>8.0f}"
-            f" {row['memory_ratio']:>6.2f}× {row['matmul_share']:>6.2f}"
+        cells = (
+            f"{row['oracle_seconds']:.3f}",
+            f"{row['ours_seconds']:.3f}",
+            f"{row['time_ratio']:.2f}×",
+            f"{row['oracle_peak_bytes'] / 1e6:.0f}",
+            f"{row['ours_peak_bytes'] / 1e6:.0f}",
+            f"{row['memory_ratio']:.2f}×",
+            f"{row['matmul_share']:.2f}",
         )
+        print(f"{row['name']:<8}" + "".join(f"{cell:>11}" for cell in cells))
     document = {"machine": _machine(options.threads), "settings": rows}
     write_atomic(options.json, json.dumps(document, indent=1) + "\n")
     print(f"written: {options.json}")
@@ -129,7 +135,9 @@ def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
     def theirs() -> None:
         _, gradients = oracles.alpha_step(oracle, values, *batches[0], TEMPERATURES, DIVERSITY)
-        for parameter, gradient in zip(alpha_optimizer.param_groups[0]["params"], gradients.values(), strict=True):
+        for parameter, gradient in zip(
+            alpha_optimizer.param_groups[0]["params"], gradients.values(), strict=True
+        ):
             parameter.grad = gradient
         alpha_optimizer.step()
         weight_optimizer.zero_grad(set_to_none=True)

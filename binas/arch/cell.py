@@ -175,14 +175,14 @@ class Cell(nn.Module):
         last = 2 + self.num_nodes
         sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
         order = [_row(node, source) for source, nodes in sources for node in nodes]
-        blocks = edge_weights[order].split([len(nodes) for _, nodes in sources])
+        blocks = torch.split(edge_weights[order], [len(nodes) for _, nodes in sources])
         totals: dict[int, Tensor] = {}
         for (source, nodes), weights in zip(sources, blocks, strict=True):
             x = states[source] if source < 2 else totals.get(source)
             groups = self._groups(source, nodes)
             if x is None or not groups:
                 continue
-            norm = self.norms[str(source)] if str(source) in self.norms else None
+            norm = self.norms[str(source)] if str(source) in self.norms else None  # noqa: SIM401 (no get)
             edges = NodeEdges(x, norm, weights.unbind(1), len(nodes))
             for node, y in zip(nodes, edges.contributions(groups), strict=True):
                 if y is not None:

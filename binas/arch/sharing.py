@@ -84,7 +84,7 @@ class NodeEdges:
         return self._normalized
 
     def codes(self, module: BinaryConv) -> Tensor:
-        """What the convolution of an operation reads, binarized and padded once for all that read the same."""
+        """What the convolution of an operation reads, binarized and padded once for all."""
         conv = module.conv
         if not conv.binarize_activations:
             return self.normalized()
@@ -116,8 +116,8 @@ class NodeEdges:
             weights = group.weights(self.columns, self.num_targets)
             for position, (target, y) in enumerate(zip(group.targets, outputs, strict=True)):
                 totals[target] = _plus(totals[target], y * weights[position])
-        for key in [*wide] or ([None] if shared else []):
-            part = self._sum(wide.get(key, []), inputs.get(key, self.x), shared)  # type: ignore[arg-type,call-overload]
+        for key in list(wide) or ([0] if shared else []):
+            part = self._sum(wide.get(key, []), inputs.get(key, self.x), shared)
             shared = []
             for target, y in part.items():
                 totals[target] = _plus(totals[target], y)

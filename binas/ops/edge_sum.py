@@ -60,12 +60,13 @@ class WideConv:
     def of_target(self, y: Tensor, position: int) -> Tensor:
         """The part of a wide output (n, T·C, H, W) that is for one target: (n, C, H, W), contiguous."""
         n, _, height, width = y.shape
-        part = y.unflatten(1, (self.groups, len(self.targets), -1))[:, :, position]
-        return part.reshape(n, -1, height, width).contiguous()
+        parts = y.view(n, self.groups, len(self.targets), -1, height, width)
+        return parts[:, :, position].reshape(n, -1, height, width).contiguous()
 
     def wide(self, outs: Sequence[Tensor]) -> Tensor:
         """What targets got, side by side as in a wide output, channels last."""
-        parts = [outs[target].unflatten(1, (self.groups, -1)) for target in self.targets]
+        n, _, height, width = outs[0].shape
+        parts = [outs[target].view(n, self.groups, -1, height, width) for target in self.targets]
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         return stacked.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -339,4 +340,4 @@ def edge_sum(
         weights: of each of them, one for each of its targets.
     Shape: T tensors (N, C, H, W).
     """
-    return _EdgeSum.apply(plan, x, *kernels, *coefficients, *shared, *weights)  # type: ignore[no-any-return,no-untyped-call]
+    return _EdgeSum.apply(plan, x, *kernels, *coefficients, *shared, *weights)  # type: ignore[no-any-return]

@@ -15,7 +15,10 @@ from torch import Tensor
 @cache
 def is_available() -> bool:
     """Whether this torch and this CPU have a fast int8 convolution, and it gives the right numbers."""
-    if not hasattr(torch.ops.onednn, "qconv2d_pointwise") or "512" not in torch.backends.cpu.get_cpu_capability():
+    if (
+        not hasattr(torch.ops.onednn, "qconv2d_pointwise")
+        or "512" not in torch.backends.cpu.get_cpu_capability()
+    ):
         return False
     x = torch.tensor([1.0, -1.0, -1.0, 1.0] * 16).view(1, 4, 4, 4)
     weight = torch.tensor([1.0, -1.0, -1.0] * 24).view(2, 4, 3, 3)

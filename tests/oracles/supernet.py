@@ -1,6 +1,7 @@
 """The slow, obvious supernet: one plain module per operation per edge, each with its own batch-norm.
 
-Nothing is shared; what is not needed (zeroise, gradients of frozen weights) is not computed. `oracle_from` copies a `binas` supernet;
+Nothing is shared; what is not needed (zeroise, gradients of frozen weights) is not computed.
+`oracle_from` copies a `binas` supernet;
 `alpha_step` and `weight_step` give the loss and the gradients of the two halves of a bilevel step.
 Paper: Kim et al., BNAS, arXiv:2002.06963 (cell, diversity term); Liu et al., DARTS, arXiv:1806.09055.
 """
