@@ -18,6 +18,7 @@ from binas.binarize import (
     set_precision,
     set_progress,
 )
+from binas.errors import UserError
 
 GEOMETRIES = [
     dict(zip(("kernel_size", "stride", "dilation", "groups"), values, strict=True))
@@ -200,3 +201,10 @@ def test_different_specs_have_different_keys() -> None:
     ]
     assert len({spec.key for spec in specs}) == len(specs)
     assert all(spec.key.isidentifier() for spec in specs)
+
+
+def test_a_binarization_that_the_layer_was_built_without_is_an_error() -> None:
+    conv = BinaryConv2d(4, 4, 3)
+    other = Binarization(activation=BinarizerSpec(name="approx_sign"))
+    with pytest.raises(UserError, match=r"'approx_sign', only sign; .*context\.binarizations"):
+        conv.use(other)

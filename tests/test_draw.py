@@ -78,6 +78,7 @@ GENOTYPES = {
 def test_words_and_category(operation: str, said: str, kind: str) -> None:
     assert words(operation) == said
     assert category(operation) == kind
+    assert category(operation, strided=True) == ("binary" if operation == "skip" else kind)
 
 
 def test_cell_graph_of_a_cell_with_a_dead_node() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from binas.binarize.contract import ActivationBinarizer, WeightBinarizer
 from binas.binarize.spec import Binarization
+from binas.errors import UserError
 
 
 class BinaryConv2d(nn.Module):
@@ -59,7 +60,20 @@ class BinaryConv2d(nn.Module):
         self.use(binarizations[0])
 
     def use(self, binarization: Binarization) -> None:
-        """Make one of the owned binarizations the active one; parameters of the others are frozen."""
+        """Make one of the owned binarizations the active one; parameters of the others are frozen.
+
+        Raises:
+            UserError: the layer was built without it.
+        """
+        for key, owned in (
+            (binarization.activation.key, self.activation_binarizers),
+            (binarization.weight.key, self.weight_binarizers),
+        ):
+            if key not in owned:
+                raise UserError(
+                    f"a binary convolution has no binarizer '{key}', only {', '.join(owned)}; build it with"
+                    " binarizations=context.binarizations, which holds those of all stages"
+                )
         self._active = (binarization.activation.key, binarization.weight.key)
         self.pad_value = binarization.pad_value
         for owned, active in (

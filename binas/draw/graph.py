@@ -48,11 +48,15 @@ def words(operation: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
-def category(operation: str) -> str:
-    """What an operation's name says about it: `binary`, `none` for zeroise, else `real`."""
+def category(operation: str, strided: bool = False) -> str:
+    """What an operation's name says about it: `binary`, `none` for zeroise, else `real`.
+
+    A strided skip is two binary 1×1 convolutions.
+    """
     if operation == ZEROISE:
         return "none"
-    return "binary" if "binary" in operation.split("_") else "real"
+    is_binary = "binary" in operation.split("_") or (strided and operation == "skip")
+    return "binary" if is_binary else "real"
 
 
 def cell_graph(genotype: Genotype, kind: str, categories: Mapping[str, str] | None = None) -> nx.MultiDiGraph:
@@ -77,7 +81,9 @@ def cell_graph(genotype: Genotype, kind: str, categories: Mapping[str, str] | No
             edge.node,
             operation=edge.op,
             words=words(edge.op),
-            category=(categories or {}).get(edge.op, category(edge.op)),
+            category=(categories or {}).get(
+                edge.op, category(edge.op, strided=kind == "reduce" and edge.source < NUM_INPUTS)
+            ),
             dead=edge.source in dead,
         )
     for node in range(NUM_INPUTS, NUM_INPUTS + genotype.num_nodes):

@@ -106,7 +106,7 @@ class SearchConfig(Config):
     recommend: Literal["last", "best_validation"] = "last"
     """The genotype to hand on: of the last epoch, or after the epoch of best search-validation accuracy."""
     collapse: Collapse = Collapse()
-    picture_interval: int = Field(5, ge=1)
+    picture_interval: int = Field(1, ge=1)
     """Epochs between two pictures of alphas and cells in TensorBoard, which take about half a second."""
 
     @field_validator("weights", "alphas", "learning_rate", mode="before")
