@@ -7,6 +7,7 @@ scalars (`3e-4` is a number, `no` is a word), every key may be replaced by a dot
 
 from __future__ import annotations
 
+import os
 import re
 import types
 import typing
@@ -139,7 +140,7 @@ def find_file(name: str | Path, kind: str) -> Path:
     for ending in (".yaml", ".json"):
         shipped = shipped_folder(kind).joinpath(f"{path.name.removesuffix(ending)}{ending}")
         if (len(path.parts) == 1 or path.parent.name == kind) and shipped.is_file():
-            return Path(str(shipped))
+            return Path(os.path.normpath(str(shipped)))
     what = kind.replace("_", " ").removesuffix("s")
     raise UserError(
         f"{name}: no such {what} file, and none is shipped by that name;"

@@ -99,7 +99,8 @@ def result(retrain: Path, search: Path) -> dict[str, Any]:
     checkpoint = str(retrain / "checkpoint.pt")
     evaluated = json.loads(binas("eval", checkpoint, "--json", quiet=True))
     profile = json.loads(binas("profile", checkpoint, "--json", "-", quiet=True))
-    return {**evaluated, **{key: profile[key] for key in ("parameters", "ops", "bits")}}
+    packed = profile["storage"]["packed_bytes"] + profile["storage"]["scale_bytes"]
+    return {**evaluated, "parameters": profile["parameters"], "ops": profile["ops"], "packed_bytes": packed}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -111,7 +112,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             found = row[kind]
             lines.append(
                 f"{row['seed']:>4}  {kind:<8}  {found['genotype']:<16}  {found['ops'] / 1e6:>6.2f}"
-                f"  {found['parameters']:>10,}  {found['bits'] / 8e3:>9.1f}  {found['accuracy']:.4f}"
+                f"  {found['parameters']:>10,}  {found['packed_bytes'] / 1e3:>9.1f}  {found['accuracy']:.4f}"
             )
     return "\n".join(lines)
 
