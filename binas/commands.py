@@ -54,6 +54,7 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
         print(dump(recipe), end="")
         return 0
     plugins = _loaded(options, recipe, resumed)
+    _check_own_operations(recipe)
     device, data = _device(recipe), open_data(recipe.data)
     search = Search(
         recipe.space, recipe.search, data, recipe.seed, device, plugins,
@@ -150,7 +151,11 @@ def run_check(options: Namespace, overrides: Overrides) -> int:
     if failed or not reports:
         print(f"not binary: {len(failed)} of {len(reports)} binary convolutions saw other values")
         return 1
-    print(f"binary: each of {len(reports)} convolutions saw two values in and two values in a filter")
+    padded = sum(report.pads_with_zero for report in reports)
+    print(
+        f"binary: each of {len(reports)} convolutions reads two values, {padded} of them a third one, 0, from"
+        " padding; two values in a filter"
+    )
     return 0
 
 
@@ -326,7 +331,27 @@ def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRe
             f"{path}: is of another space: {what} space '{space.name}' of the recipe; give the recipe that"
             " it was searched with, or one without the key 'space'"
         )
+    if genotype_space(genotype).network != space.network:
+        say(
+            "note: depth and width are those of the genotype's space, not of the recipe's; change them with"
+            " retrain.network"
+        )
     return genotype
+
+
+def _check_own_operations(recipe: Recipe) -> None:
+    """Stops before any training where a user's own operation gives a wrong shape."""
+    from binas.ops.check import check_shape
+
+    for name in recipe.space.operations:
+        if name in OPS and OPS.origin(name):
+            try:
+                check_shape(name, recipe.space.supernet.init_channels)
+            except UserError as error:
+                raise UserError(
+                    f"operation '{name}' of {Path(OPS.origin(name)).name}: {error}"
+                    "; binas ops check tells more"
+                ) from error
 
 
 def _refuse_space(overrides: Overrides) -> None:

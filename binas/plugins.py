@@ -133,7 +133,7 @@ def _guarded(load: Any, source: str) -> Any:
         return load()
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"{source}: raised {type(error).__name__} while it was loaded"

@@ -48,9 +48,9 @@ def _profile(options: Namespace, plugins: tuple[PluginRecord, ...]) -> tuple[Pro
     sizes: dict[str, Any] = dict(DEFAULT_SIZES)
     stage: dict[str, Any] = {}
     if path.suffix == ".pt":
-        from binas.train.model_file import read_structure
+        from binas.train.model_file import load_model
 
-        structure = read_structure(path, plugins)
+        _, structure, _ = load_model(path, plugins)
         genotype, settings = structure.read_genotype(), structure.settings
         sizes |= {key: getattr(structure, key) for key in sizes}
         stage = {

@@ -247,14 +247,14 @@ def test_a_checkpoint_of_another_network(done: Path, binas: Runner) -> None:
 
 
 def test_a_loss_that_is_no_number(done: Path, binas: Runner) -> None:
-    rate = ["--retrain.stages.1.optimizer", "{name: sgd, learning_rate: 1.0e+38}", "--name", "nan"]
+    rate = ["--retrain.stages.1.optimizer", "{name: sgd, learning_rate: 1.0e+37}", "--name", "nan"]
     result = binas("retrain", "runs/tiny/genotype.json", *rate)
     assert_told(result, "fully_binary epoch", "training stops here", "last good checkpoint", "learning rate")
     saved = load_checkpoint("runs/nan/checkpoint.pt", "retrain").state
     assert saved["position"]["step"] == 2  # both epochs of the stage before
     assert all(bool(value.isfinite().all()) for value in saved["model"].values())
     assert binas("eval", "runs/nan/checkpoint.pt")[0] == 0
-    search = ["--search.weights.learning_rate", "1.0e+38", "--name", "nan_search"]
+    search = ["--search.weights.learning_rate", "1.0e+37", "--name", "nan_search"]
     assert_told(binas("search", "tiny.yaml", *search), "warm_up epoch 1/4", "What to try")
 
 
@@ -333,3 +333,20 @@ def test_argparse_mistakes(tiny: Path, binas: Runner) -> None:
     assert_told(binas("eval", "x.pt"), "x.pt: no such checkpoint")
     assert_told(binas("draw", "bnas_latest_cell", "--output", "cells.bmp"), "cells.bmp", "svg")
     assert_told(binas("profile", "bnas_latest_cell", "--num-cells", "0"), "num_cells")
+
+
+def test_an_operation_of_a_wrong_shape_is_told_before_the_search(done: Path, binas: Runner) -> None:
+    Path("wrong.py").write_text(
+        "from torch import nn\nfrom binas.ops import register_op\n"
+        "@register_op('unpadded')\ndef unpadded(channels, stride):\n    return nn.AvgPool2d(3, stride)\n"
+    )
+    space = ["--space.operations", "[skip, unpadded]", "--plugins", "wrong.py", "--name", "unpadded"]
+    result = binas("search", "tiny.yaml", *space)
+    assert_told(result, "'unpadded' of wrong.py", "expected (2, 4, 8, 8)", "binas ops check")
+    assert not Path("runs/unpadded").exists()
+
+
+def test_a_plugin_that_ends_the_program_is_told(done: Path, binas: Runner) -> None:
+    Path("ends.py").write_text("import sys\nsys.exit(3)\n")
+    result = binas("search", "tiny.yaml", "--plugins", "ends.py", "--name", "ends")
+    assert_told(result, "ends.py", "raised SystemExit", "line 2")

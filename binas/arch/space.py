@@ -46,13 +46,13 @@ class ZeroisePolicy(Config):
 class NetworkSettings(Config):
     """Depth, width and cell settings of the supernet, or of the final network."""
 
-    init_channels: int = Field(16, ge=1)
+    init_channels: int = Field(16, ge=1, le=65_536)
     """Channels of an operation in the first cell; doubled by each reduction."""
-    num_cells: int = Field(8, ge=1)
+    num_cells: int = Field(8, ge=1, le=1_000)
     """Cells in a row."""
     reductions: tuple[int, ...] | None = None
     """Positions (from 0) of reduction cells; null: at one and two thirds of the depth."""
-    stem_multiplier: int = Field(3, ge=1)
+    stem_multiplier: int = Field(3, ge=1, le=64)
     """Channels of the stem, as a multiple of init_channels."""
     preprocess: Literal["real", "binary"] = "binary"
     """Precision of the convolutions that bring a cell's two inputs to its width."""

@@ -30,6 +30,23 @@ def check_op(op: str | OpFactory, channels: int = 16) -> Iterator[str]:
         yield f"stride {stride}: evaluation repeats itself, and its state loads strictly"
 
 
+def check_shape(op: str, channels: int) -> None:
+    """Raises a `UserError` where an operation does not give the shape that it should, at stride 1 or 2."""
+    for stride in (1, 2):
+        x = torch.zeros(2, channels, 8, 8)
+        _check_shape(x, build_op(op, channels, stride, OpContext())(x), stride)
+
+
+def _check_shape(x: torch.Tensor, y: torch.Tensor, stride: int) -> None:
+    count, channels, height, width = x.shape
+    expected = (count, channels, -(-height // stride), -(-width // stride))
+    if tuple(y.shape) != expected:
+        raise UserError(
+            f"stride {stride}: {tuple(x.shape)} became {tuple(y.shape)}, expected {expected}:"
+            " channels stay, height and width become ceil(size / stride)"
+        )
+
+
 def _built(op: str | OpFactory, channels: int, stride: int) -> nn.Module:
     try:
         return build_op(op, channels, stride, OpContext())
@@ -56,12 +73,7 @@ def _check_forward(module: nn.Module, channels: int, stride: int, size: tuple[in
     x = torch.randn(3, channels, *size, generator=generator, requires_grad=True)
     before = x.detach().clone()
     y = _run(module, x)
-    expected = (3, channels, -(-size[0] // stride), -(-size[1] // stride))
-    if tuple(y.shape) != expected:
-        raise UserError(
-            f"stride {stride}: {tuple(x.shape)} became {tuple(y.shape)}, expected {expected}:"
-            " channels stay, height and width become ceil(size / stride)"
-        )
+    _check_shape(x, y, stride)
     if not y.isfinite().all():
         raise UserError(f"stride {stride}: the output is not finite")
     if not torch.equal(before, x.detach()):

@@ -132,10 +132,9 @@ def _read(path: Path) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a file that others have made
-        reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{path}: holds something other than plain values and tensors and was not loaded"
-            f" ({type(error).__name__}: {reason})"
+            f"{path}: holds something other than plain values and tensors ({type(error).__name__}); it was"
+            " not loaded, as it may be hostile"
         ) from None
 
 

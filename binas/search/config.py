@@ -64,6 +64,10 @@ class Phase(Config):
     """weights: a warm-up; both: one alpha step, then one weight step, on every pair of batches."""
     epochs: int = Field(25, ge=1)
     """Passes over the train split."""
+    relaxation: Literal["softmax"] = "softmax"
+    """How alphas become edge weights: softmax(alpha / T) over the operations left on an edge."""
+    temperature: Temperatures | None = None
+    """T within this phase, from its first epoch to its last; null: the course of search.temperature."""
     end: Edit | None = None
     """What changes in the supernet when the phase is over."""
 

@@ -115,9 +115,13 @@ class Search:
 
     def temperatures(self, epoch: int) -> dict[str, float]:
         """T of each cell kind in an epoch of the search."""
-        alpha_epochs = self.config.alpha_epochs()
-        progress = sum(alpha_epochs[:epoch]) / max(sum(alpha_epochs) - 1, 1)
-        schedule = self.config.temperature
+        phase, epoch_in_phase = list(self._schedule())[epoch]
+        if phase.temperature is None:
+            alpha_epochs = self.config.alpha_epochs()
+            schedule = self.config.temperature
+            progress = sum(alpha_epochs[:epoch]) / max(sum(alpha_epochs) - 1, 1)
+        else:
+            schedule, progress = phase.temperature, epoch_in_phase / max(phase.epochs - 1, 1)
         return {"normal": schedule.normal.at(progress), "reduce": schedule.reduce.at(progress)}
 
     def diversity(self, epoch: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
 from torch import nn
 
 from binas.arch.genotype import Genotype, parse_genotype
@@ -40,6 +41,14 @@ class ModelStructure(Config):
     validation_fraction: float
     stage: StageConfig
     """The stage that the weights are of: it says what is binary."""
+
+    @model_validator(mode="after")
+    def _one_name_for_each_class(self) -> ModelStructure:
+        if len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"num_classes is {self.num_classes}, but {len(self.class_names)} classes have names"
+            )
+        return self
 
     def read_genotype(self) -> Genotype:
         """The genotype, checked."""

@@ -20,7 +20,7 @@ class OptimizerConfig(Config):
 
     name: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = "adam"
     """Which one."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=1e37)
     """Highest learning rate, at the start of the curve."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of sgd and rmsprop."""
