@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import networkx as nx
 
 OUTPUT = "output"
-CATEGORIES = ("binary", "real", "none")
 LINE_LENGTH = 17  # of a box's text: "binary separable" stays on one line
 MAX_LINES = 4
 

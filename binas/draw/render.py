@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from binas.arch.genotype import Genotype
-from binas.errors import UserError
-from binas.run.files import write_atomic
+from binas.run.files import picture_ending, write_atomic
 
 ENDINGS = ("svg", "png", "pdf", "dot")
 PNG_DPI = 200
@@ -33,9 +32,7 @@ def draw(genotype: Genotype, path: Path | str, categories: Mapping[str, str] | N
         UserError: the ending is another one, or the file cannot be written.
     """
     path = Path(path)
-    ending = path.suffix.removeprefix(".").lower()
-    if ending not in ENDINGS:
-        raise UserError(f"{path}: cannot draw '{path.suffix}'; end the name in .{', .'.join(ENDINGS)}")
+    ending = picture_ending(path, ENDINGS)
     content = _rendered(genotype, ending, categories)
     write_atomic(path, content)
     return path

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from binas.errors import UserError
 from binas.profile.cost import LayerCost, Profile
 from binas.profile.table import kilobytes, parts_of, short_count
-from binas.run.files import write_atomic
+from binas.run.files import picture_ending, write_atomic
 
 ENDINGS = ("png", "svg", "pdf")
 DPI = 150
@@ -31,9 +30,7 @@ def save_chart(profile: Profile, path: Path | str) -> Path:
         UserError: the ending is another one, or the file cannot be written.
     """
     path = Path(path)
-    ending = path.suffix.removeprefix(".").lower()
-    if ending not in ENDINGS:
-        raise UserError(f"{path}: cannot draw '{path.suffix}'; end the name in .{', .'.join(ENDINGS)}")
+    ending = picture_ending(path, ENDINGS)
     content = io.BytesIO()
     figure(profile).savefig(content, format=ending, dpi=DPI)
     write_atomic(path, content.getvalue())

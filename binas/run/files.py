@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -111,6 +111,18 @@ class AppendedFile:
     def close(self) -> None:
         """Closes the file; closing twice does nothing."""
         self._file.close()
+
+
+def picture_ending(path: Path, endings: Sequence[str]) -> str:
+    """The ending of a picture's file name, in lower case.
+
+    Raises:
+        UserError: it is none of `endings`.
+    """
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in endings:
+        raise UserError(f"{path}: cannot draw '{path.suffix}'; end the name in .{', .'.join(endings)}")
+    return ending
 
 
 def sweep_temporaries(folder: Path) -> None:

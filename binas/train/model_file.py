@@ -88,11 +88,6 @@ def _progress(checkpoint: Checkpoint, structure: ModelStructure, path: Path) -> 
     return epoch / structure.stage.epochs
 
 
-def read_structure(path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
-    """What the network in a checkpoint is built from."""
-    return _structure(load_checkpoint(path, KIND), path, plugins)
-
-
 def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
     structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
     require_plugins(structure.read_genotype().plugins, plugins, str(path))
