@@ -2,8 +2,11 @@
 
 from binas.binarize.contract import (
     ACTIVATION_BINARIZERS,
+    GRADIENT_QUANTIZERS,
     WEIGHT_BINARIZERS,
     ActivationBinarizer,
+    Geometry,
+    GradientQuantizer,
     WeightBinarizer,
 )
 from binas.binarize.conv import BinaryConv2d
@@ -18,11 +21,14 @@ from binas.binarize.spec import Binarization, BinarizerSpec
 
 __all__ = [
     "ACTIVATION_BINARIZERS",
+    "GRADIENT_QUANTIZERS",
     "WEIGHT_BINARIZERS",
     "ActivationBinarizer",
     "Binarization",
     "BinarizerSpec",
     "BinaryConv2d",
+    "Geometry",
+    "GradientQuantizer",
     "WeightBinarizer",
     "after_optimizer_step",
     "binary_convolutions",

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binas.binarize.contract import ActivationBinarizer, WeightBinarizer
+from binas.binarize.contract import (
+    ActivationBinarizer,
+    Bases,
+    Geometry,
+    GradientQuantizer,
+    WeightBinarizer,
+)
 from binas.binarize.spec import Binarization
 from binas.errors import UserError
 
@@ -19,11 +25,12 @@ class BinaryConv2d(nn.Module):
     """Convolution of binarized activations with binarized weights, the scale applied afterwards.
 
     forward   y = Σ over bases of α · conv(codes of x, codes of w)
-    backward  by the estimators of the active binarization
+    backward  by the estimators of the active binarization; its gradient quantizer is applied to dL/dy
 
-    The latent weight is the parameter and is never overwritten. With `binarize_activations` off the
-    input passes unchanged, with `binarize_weights` off the latent weight is used raw. All binarizations
-    that any stage of training will use are owned from the start, so that parameter names never change.
+    The latent weight is the parameter and is never overwritten by forward. With `binarize_activations`
+    off the input passes unchanged, with `binarize_weights` off the latent weight is used raw, with both
+    off gradients are not quantized either. All binarizations that any stage of training will use are
+    owned from the start, so that parameter names never change.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in `nn.Conv2d`
@@ -48,16 +55,34 @@ class BinaryConv2d(nn.Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.dilation, self.groups = dilation, groups
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.binarize_activations = True
+        self.binarize_weights = True
+        self.own(binarizations)
+
+    def own(self, binarizations: Sequence[Binarization]) -> None:
+        """Start afresh with these binarizations: latent weight and binarizers anew, the first one active."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.activation_binarizers = nn.ModuleDict(
-            {b.activation.key: b.build_activation(in_channels) for b in binarizations}
+            {b.activation.key: b.build_activation(self.in_channels) for b in binarizations}
         )
         self.weight_binarizers = nn.ModuleDict(
             {b.weight.key: b.build_weight(self.weight.shape) for b in binarizations}
         )
-        self.binarize_activations = True
-        self.binarize_weights = True
+        self.gradient_quantizers = nn.ModuleDict(
+            {b.gradient.key: b.build_gradient() for b in binarizations if b.gradient is not None}
+        )
+        geometry = Geometry(
+            self.kernel_size, self.stride, self.padding, self.dilation, self.groups,
+            self.in_channels, self.out_channels,
+        )  # fmt: skip
+        for binarizer in self.activation_binarizers.values():
+            cast(ActivationBinarizer, binarizer).bind(geometry)
         self.use(binarizations[0])
+        with torch.no_grad():
+            self.weight_binarizer.initialise(self.weight)
+            for binarizer in self.weight_binarizers.values():
+                if binarizer is not self.weight_binarizer:
+                    cast(WeightBinarizer, binarizer).initialise(nn.Parameter(self.weight.clone()))
 
     def use(self, binarization: Binarization) -> None:
         """Make one of the owned binarizations the active one; parameters of the others are frozen.
@@ -65,9 +90,11 @@ class BinaryConv2d(nn.Module):
         Raises:
             UserError: the layer was built without it.
         """
+        gradient = binarization.gradient
         for key, owned in (
             (binarization.activation.key, self.activation_binarizers),
             (binarization.weight.key, self.weight_binarizers),
+            *([] if gradient is None else [(gradient.key, self.gradient_quantizers)]),
         ):
             if key not in owned:
                 raise UserError(
@@ -75,12 +102,13 @@ class BinaryConv2d(nn.Module):
                     " binarizations=context.binarizations, which holds those of all stages"
                 )
         self._active = (binarization.activation.key, binarization.weight.key)
+        self._active_gradient = None if gradient is None else gradient.key
         self.pad_value = binarization.pad_value
-        for owned, active in (
+        for modules, active in (
             (self.activation_binarizers, self.activation_binarizer),
             (self.weight_binarizers, self.weight_binarizer),
         ):
-            for binarizer in owned.values():
+            for binarizer in modules.values():
                 binarizer.requires_grad_(binarizer is active)
 
     @property
@@ -98,9 +126,22 @@ class BinaryConv2d(nn.Module):
         """The active binarizer of the latent weight."""
         return cast(WeightBinarizer, self.weight_binarizers[self._active[1]])
 
+    @property
+    def gradient_quantizer(self) -> GradientQuantizer | None:
+        """The active quantizer of the gradient of the output, if there is one."""
+        if self._active_gradient is None or not (self.binarize_activations or self.binarize_weights):
+            return None
+        return cast(GradientQuantizer, self.gradient_quantizers[self._active_gradient])
+
+    @property
+    def behaviour(self) -> tuple[object, ...]:
+        """What is binary and how: layers of equal behaviour and geometry compute alike."""
+        switches = (self.binarize_activations, self.binarize_weights)
+        return *switches, *self._active, self._active_gradient, self.pad_value
+
     def forward(self, x: Tensor) -> Tensor:
         inputs = self.activation_binarizer(x) if self.binarize_activations else [(x, None)]
-        weights = self.weight_binarizer(self.weight) if self.binarize_weights else [(self.weight, None)]
+        weights = self._kernels() if self.binarize_weights else [(self.weight, None)]
         total: Tensor | None = None
         for codes, input_scale in inputs:
             padded = self._padded(codes)
@@ -110,7 +151,17 @@ class BinaryConv2d(nn.Module):
                     y = y if scale is None else y * scale
                 total = y if total is None else total + y
         assert total is not None
+        quantizer = self.gradient_quantizer
+        if quantizer is not None and total.requires_grad:
+            total.register_hook(quantizer)
         return total
+
+    def _kernels(self) -> Bases:
+        """What is convolved, with the scale that follows."""
+        bases: Bases = self.weight_binarizer(self.weight)
+        if self.weight_binarizer.scales == "output":
+            return bases
+        return [(codes if scale is None else codes * scale, None) for codes, scale in bases]
 
     def _padded(self, codes: Tensor) -> Tensor:
         if not self._pads_by_value:

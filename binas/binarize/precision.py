@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
-from binas.binarize.contract import ActivationBinarizer, WeightBinarizer
+from binas.binarize.contract import ActivationBinarizer, GradientQuantizer, WeightBinarizer
 from binas.binarize.conv import BinaryConv2d
 from binas.binarize.spec import Binarization
 
@@ -39,14 +40,15 @@ def set_precision(
 def set_progress(model: nn.Module, progress: float) -> None:
     """Tell every binarizer how far training has come, from 0 to 1, for those that are annealed."""
     for module in model.modules():
-        if isinstance(module, ActivationBinarizer | WeightBinarizer):
+        if isinstance(module, ActivationBinarizer | WeightBinarizer | GradientQuantizer):
             module.progress = progress
 
 
+@torch.no_grad()
 def after_optimizer_step(model: nn.Module, weight_clipping: float | None = None) -> None:
     """What follows an optimizer step: the weight binarizers' own state, and clipping of latent weights."""
     for _, module in binary_convolutions(model):
         if module.binarize_weights:
             module.weight_binarizer.after_step(module.weight)
         if weight_clipping is not None:
-            module.weight.data.clamp_(-weight_clipping, weight_clipping)
+            module.weight.clamp_(-weight_clipping, weight_clipping)

@@ -11,11 +11,14 @@ from pydantic import ConfigDict, Field
 from torch import Size
 
 import binas.binarize.activations
-import binas.binarize.weights  # noqa: F401 (both register their binarizers)
+import binas.binarize.schemes
+import binas.binarize.weights  # noqa: F401 (all three register their binarizers)
 from binas.binarize.contract import (
     ACTIVATION_BINARIZERS,
+    GRADIENT_QUANTIZERS,
     WEIGHT_BINARIZERS,
     ActivationBinarizer,
+    GradientQuantizer,
     WeightBinarizer,
 )
 from binas.config import Config
@@ -51,24 +54,36 @@ class Binarization(Config):
     """Estimator of activations, e.g. {name: sign, window: 1.0} or {name: approx_sign}."""
     weight: BinarizerSpec = BinarizerSpec(name="xnor")
     """Binarizer of weights, e.g. {name: xnor, center: true}."""
+    gradient: BinarizerSpec | None = None
+    """Quantizer of the gradient of the layer's output, e.g. {name: dorefa, bits: 6}; null: none."""
     pad_value: float = Field(0.0, ge=-1, le=1)
     """What surrounds a binarized input: 0 makes a third value, −1 and +1 keep it binary."""
 
     def build_activation(self, channels: int) -> ActivationBinarizer:
         """The activation binarizer for an input of so many channels."""
-        return _build(ACTIVATION_BINARIZERS, self.activation, channels)
+        return _build(ACTIVATION_BINARIZERS, self.activation, (channels,))
 
     def build_weight(self, shape: Size) -> WeightBinarizer:
         """The weight binarizer for a latent weight of that shape."""
-        return _build(WEIGHT_BINARIZERS, self.weight, shape)
+        return _build(WEIGHT_BINARIZERS, self.weight, (shape,))
+
+    def build_gradient(self) -> GradientQuantizer:
+        """The gradient quantizer; there has to be one."""
+        assert self.gradient is not None
+        return _build(GRADIENT_QUANTIZERS, self.gradient, ())
 
 
-def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, argument: Any) -> B:
+def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, arguments: tuple[Any, ...]) -> B:
     factory = registry[spec.name]
-    known = list(inspect.signature(factory).parameters)[1:]
+    parameters = inspect.signature(factory).parameters
+    known = list(parameters)[len(arguments) :]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for option in spec.options:
-        if option not in known:
+        if option not in known and not takes_any:
             raise UserError(
                 f"{registry.kind} '{spec.name}': unknown option '{option}';{nearest(option, known)}"
             )
-    return factory(argument, **spec.options)
+    try:
+        return factory(*arguments, **spec.options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{registry.kind} '{spec.name}' with options {spec.options}: {error}") from error
