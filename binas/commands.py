@@ -6,29 +6,27 @@ import json
 import shlex
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from binas.arch.genotype import Genotype, read_genotype
 from binas.arch.network import genotype_space
-from binas.binarize import ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS
-from binas.config import describe, dump, find_file, load, shipped_names
-from binas.data.datasets import DATASETS
+from binas.config import describe, dump, find_file, shipped_names
 from binas.errors import UserError
 from binas.ops import OPS
 from binas.plugins import PluginRecord, load_plugin, load_plugins, require_plugins
 from binas.recipe import Recipe, load_recipe
 from binas.run.device import pick_device
-from binas.run.folder import RunFolder
 from binas.run.progress import say
-from binas.run.seeds import set_deterministic
-
-if TYPE_CHECKING:
-    from binas.data.opening import Data
-
-REGISTRIES = (OPS, ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, DATASETS)
-Overrides = dict[str, Any]
+from binas.session import (
+    REGISTRIES,
+    Overrides,
+    begin_run,
+    device_of,
+    loaded_plugins,
+    open_run,
+    plugin_words,
+    provenance,
+)
 
 
 def recipe_keys() -> str:
@@ -49,18 +47,18 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
 
     if options.strategy:
         overrides["search.strategy"] = options.strategy
-    recipe, resumed = _open_run("search", options, overrides, options.config or options.recipe)
+    recipe, resumed = open_run("search", options, overrides, options.config or options.recipe)
     if options.print_config:
         print(dump(recipe), end="")
         return 0
-    plugins = _loaded(options, recipe, resumed)
+    plugins = loaded_plugins(options, recipe, resumed)
     _check_own_operations(recipe)
-    device, data = _device(recipe), open_data(recipe.data)
+    device, data = device_of(recipe), open_data(recipe.data)
     search = Search(
         recipe.space, recipe.search, data, recipe.seed, device, plugins,
-        _provenance(recipe, data), recipe.tensorboard,
+        provenance(recipe, data), recipe.tensorboard,
     )  # fmt: skip
-    with _begin("search", recipe, resumed, options, device, data.split_hashes) as folder:
+    with begin_run("search", recipe, resumed, options, device, data.split_hashes) as folder:
         genotype = search.run(folder)
         file = folder.path / "genotype.json"
         drawing = _draw_beside(genotype, folder.path)
@@ -68,7 +66,7 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
         say(f"recommended genotype {genotype.hash()} ({rule}): {file}\ndrawn: {drawing}")
         words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
         name = ["--name", f"{recipe.name}_retrain"]
-        say(f"next: {shlex.join([*words, *name, *_plugin_words(options, recipe)])}")
+        say(f"next: {shlex.join([*words, *name, *plugin_words(options, recipe)])}")
     return 0
 
 
@@ -88,22 +86,22 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
         start = _recipe_of(read_genotype(find_file(file, "genotypes"), OPS))
         overrides = {"name": f"{start.get('name', 'run')}_retrain", **overrides}
     _refuse_space(overrides)
-    recipe, resumed = _open_run("retrain", options, overrides, options.config, start)
+    recipe, resumed = open_run("retrain", options, overrides, options.config, start)
     if options.print_config:
         print(dump(recipe), end="")
         return 0
-    plugins = _loaded(options, recipe, resumed)
+    plugins = loaded_plugins(options, recipe, resumed)
     genotype = _genotype_to_train(
         file if resumed is None else resumed.path / "genotype.json", recipe, plugins
     )
     recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
-    device, data = _device(recipe), open_data(recipe.data)
+    device, data = device_of(recipe), open_data(recipe.data)
     retraining = Retraining(genotype, recipe.retrain, data, recipe.seed, device, recipe.tensorboard)
-    with _begin("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
+    with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)
         say(f"trained {results['epochs']} epochs: {folder.checkpoint}")
-        words = ["binas", "eval", str(folder.checkpoint), *_plugin_words(options, recipe)]
+        words = ["binas", "eval", str(folder.checkpoint), *plugin_words(options, recipe)]
         say(f"next: {shlex.join(words)}")
     return 0
 
@@ -207,7 +205,7 @@ def run_data(options: Namespace, overrides: Overrides) -> int:
     from binas.data.sheet import save_grid, summarize
 
     recipe = load_recipe(options.config or options.recipe, overrides)
-    _loaded(options, recipe)
+    loaded_plugins(options, recipe)
     data = open_data(recipe.data)
     print(summarize(data))
     save_grid(data, Path(options.output))
@@ -229,92 +227,6 @@ def run_import_legacy(options: Namespace, overrides: Overrides) -> int:
     write_atomic(Path(options.output), genotype.to_json())
     print(f"{options.output}: genotype {genotype.hash()} of space '{space.name}'")
     return 0
-
-
-def _open_run(
-    kind: str, options: Namespace, overrides: Overrides, config: str | None, start: Any = None
-) -> tuple[Recipe, RunFolder | None]:
-    """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well."""
-    if options.resume is None or options.print_config:
-        recipe = load_recipe(config, overrides, start)
-        if not options.print_config:
-            RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
-        return recipe, None
-    if options.overwrite:
-        raise UserError("--resume and --overwrite exclude each other")
-    if options.resume and (overrides or config):
-        raise UserError(
-            f"--resume {options.resume}: goes on with its own recipe; leave out CONFIG and --key VALUE"
-        )
-    asked = None if options.resume else load_recipe(config, overrides, start)
-    path = Path(options.resume) if asked is None else asked.runs / asked.name
-    folder = RunFolder.resume(path, kind)
-    if not folder.config.exists():  # killed before it had begun
-        folder.close()
-        raise UserError(f"{path}: was stopped before it began; start it again with --overwrite")
-    recipe = load(Recipe, folder.config)
-    same = {"space"} if kind == "retrain" else set()
-    if asked is not None and asked.model_dump(exclude=same) != recipe.model_dump(exclude=same):
-        folder.close()
-        raise UserError(f"{path}: was started with another recipe; go on with its own by --resume {path}")
-    return recipe, folder
-
-
-def _begin(
-    kind: str, recipe: Recipe, resumed: RunFolder | None, options: Namespace, device: torch.device,
-    hashes: dict[str, str], genotype: Genotype | None = None,
-) -> RunFolder:  # fmt: skip
-    """The run folder, with everything in it that a resumed run needs; the config comes last."""
-    from binas.run.files import write_atomic
-
-    if resumed is not None:
-        if resumed.read_manifest().get("splits", hashes) != hashes:
-            raise UserError(f"{resumed.path}: the images are not those that the run was started with")
-        return resumed
-    folder = RunFolder.create(recipe.runs / recipe.name, kind, overwrite=options.overwrite)
-    if genotype is not None:
-        write_atomic(folder.path / "genotype.json", genotype.to_json())
-    folder.write_manifest(
-        seed=recipe.seed, device=device, splits=hashes, plugins=_plugin_files(options, recipe)
-    )
-    folder.write_config(recipe)
-    return folder
-
-
-def _provenance(recipe: Recipe, data: Data) -> dict[str, Any]:
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"space", "runs"}),
-        "split_hashes": data.split_hashes,
-        "images": {
-            "in_channels": data.channels,
-            "image_size": list(data.image_size),
-            "num_classes": data.num_classes,
-        },
-    }
-
-
-def _device(recipe: Recipe) -> torch.device:
-    if recipe.num_threads is not None:
-        torch.set_num_threads(recipe.num_threads)
-    device = pick_device(recipe.device)
-    set_deterministic(device)
-    return device
-
-
-def _plugin_files(options: Namespace, recipe: Recipe) -> list[str]:
-    return list(dict.fromkeys([*recipe.plugins, *options.plugins]))
-
-
-def _plugin_words(options: Namespace, recipe: Recipe) -> list[str]:
-    return [word for file in _plugin_files(options, recipe) for word in ("--plugins", file)]
-
-
-def _loaded(options: Namespace, recipe: Recipe, resumed: RunFolder | None = None) -> tuple[PluginRecord, ...]:
-    plugins = load_plugins(_plugin_files(options, recipe), REGISTRIES)
-    if resumed is not None:
-        recorded = [PluginRecord(**plugin) for plugin in resumed.read_manifest().get("plugins", [])]
-        require_plugins(recorded, plugins, str(resumed.path))
-    return plugins
 
 
 def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRecord, ...]) -> Genotype:

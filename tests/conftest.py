@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from binas.cli import main
-from binas.commands import REGISTRIES
+from binas.session import REGISTRIES
 
 TINY = """\
 name: tiny
