@@ -5,6 +5,7 @@ Legend: N batch, C channels, H×W pixels; node 0 and 1 are the inputs; an edge g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -151,7 +152,12 @@ class Cell(nn.Module):
             )
 
     def forward(
-        self, before: Tensor, previous: Tensor, edge_weights: Tensor | None = None, drop_rate: float = 0.0
+        self,
+        before: Tensor,
+        previous: Tensor,
+        edge_weights: Tensor | None = None,
+        drop_rate: float = 0.0,
+        path: Sequence[int] | None = None,
     ) -> Tensor:
         """The cell's output.
 
@@ -159,6 +165,7 @@ class Cell(nn.Module):
             before, previous: outputs of the cell before the previous one, and of the previous one.
             edge_weights: (E, O) weight of every operation on every edge, or None for 1 everywhere.
             drop_rate: probability with which the output of an operation is dropped for an image.
+            path: for each edge the column of the only operation that is run; None runs all.
         """
         states: list[Tensor | None] = [
             self.preprocess[str(source)](x) if str(source) in self.preprocess else None
@@ -167,10 +174,12 @@ class Cell(nn.Module):
         if edge_weights is None:
             self._run_edges(states, drop_rate)
         else:
-            self._run_shared(states, edge_weights)
+            self._run_shared(states, edge_weights, path)
         return self._output(states[2:], previous)
 
-    def _run_shared(self, states: list[Tensor | None], edge_weights: Tensor) -> None:
+    def _run_shared(
+        self, states: list[Tensor | None], edge_weights: Tensor, path: Sequence[int] | None
+    ) -> None:
         """Appends the nodes of a supernet's cell, computed source by source, see `binas.arch.sharing`."""
         last = 2 + self.num_nodes
         sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
@@ -179,7 +188,7 @@ class Cell(nn.Module):
         totals: dict[int, Tensor] = {}
         for (source, nodes), weights in zip(sources, blocks, strict=True):
             x = states[source] if source < 2 else totals.get(source)
-            groups = self._groups(source, nodes)
+            groups = self._groups(source, nodes, path)
             if x is None or not groups:
                 continue
             norm = self.norms[str(source)] if str(source) in self.norms else None  # noqa: SIM401 (no get)
@@ -189,13 +198,15 @@ class Cell(nn.Module):
                     totals[node] = totals[node] + y if node in totals else y
         states += [totals.get(node) for node in range(2, last)]
 
-    def _groups(self, source: int, nodes: list[int]) -> list[Group]:
+    def _groups(self, source: int, nodes: list[int], path: Sequence[int] | None) -> list[Group]:
         groups: dict[str, Group] = {}
         for target, node in enumerate(nodes):
             key = edge_key(node, source)
             if key not in self.edges:
                 continue
             for name, module in self.edges[key].items():  # type: ignore[operator]
+                if path is not None and self.columns[name] != path[_row(node, source)]:
+                    continue
                 group = groups.setdefault(name, Group(self.columns[name]))
                 group.targets.append(target)
                 group.modules.append(module)

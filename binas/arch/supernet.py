@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -45,15 +45,22 @@ class Supernet(Trunk):
         super().__init__(space, settings or space.supernet, edges, in_channels, num_classes)
         self.candidates = self_candidates
 
-    def forward(self, x: Tensor, edge_weights: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        edge_weights: Mapping[str, Tensor],
+        paths: Mapping[str, Sequence[int]] | None = None,
+    ) -> Tensor:
         """The logits.
 
         Args:
             x: (N, in_channels, H, W) normalised images.
             edge_weights: for each cell kind an (E, O) tensor; edges as in `cell_edges`, operations as in
                 the space.
+            paths: for each cell kind the column of the only operation that is run on each edge; None runs
+                all that are left.
         """
-        return self.run(x, edge_weights)
+        return self.run(x, edge_weights, paths=paths)
 
 
 def _runnable(space: SearchSpace, candidates: list[list[str]]) -> EdgeOperations:

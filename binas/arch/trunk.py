@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell, global_average
+from binas.arch.checkpointing import run_checkpointed
 from binas.arch.layout import EdgeOperations, plan_cells
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.binarize import Binarization
@@ -27,6 +29,9 @@ class Trunk(nn.Module):
         binarizations: of all training stages; empty means the space's own.
     Shape: (N, in_channels, H, W) -> (N, num_classes).
     """
+
+    checkpoint_cells: bool = False
+    """Whether training keeps only what cells hand on, and computes their inside again for the gradient."""
 
     def __init__(
         self,
@@ -65,12 +70,17 @@ class Trunk(nn.Module):
         edge_weights: Mapping[str, Tensor] | None = None,
         drop_rate: float = 0.0,
         watch: Callable[[int, Tensor], None] | None = None,
+        paths: Mapping[str, Sequence[int]] | None = None,
     ) -> Tensor:
         """The logits; `watch` is called with each cell's index and output."""
+        keeps_inside = not (self.checkpoint_cells and self.training and torch.is_grad_enabled())
         before = previous = self.stem(x)
         for plan, cell in zip(self.plans, self.cells, strict=True):
             weights = None if edge_weights is None else edge_weights[plan.kind]
-            before, previous = previous, cell(before, previous, weights, drop_rate)
+            path = None if paths is None else paths[plan.kind]
+            arguments = (before, previous, weights, drop_rate, path)
+            output = cell(*arguments) if keeps_inside else run_checkpointed(cell, *arguments)
+            before, previous = previous, output
             if watch is not None:
                 watch(plan.index, previous)
         logits: Tensor = self.classifier(global_average(previous))
