@@ -9,7 +9,7 @@ from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
 from binas.arch.layout import edge_operations
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.trunk import Trunk
-from binas.binarize import Binarization
+from binas.binarize import Binarization, LayerRule
 from binas.errors import UserError
 
 
@@ -21,6 +21,7 @@ class Network(Trunk):
         in_channels, num_classes: of the data.
         settings: None means the `network` settings of the genotype's space.
         binarizations: of all training stages; empty means the space's own.
+        layers: rules of all training stages, as many as binarizations; empty means the space's own.
         auxiliary: whether a second classifier reads the cell at two thirds of the depth in training.
     Shape: (N, in_channels, H, W) -> (N, num_classes); in training with `auxiliary` a pair of these.
     """
@@ -33,11 +34,14 @@ class Network(Trunk):
         settings: NetworkSettings | None = None,
         binarizations: tuple[Binarization, ...] = (),
         auxiliary: bool = False,
+        layers: tuple[tuple[LayerRule, ...], ...] = (),
     ) -> None:
         space = genotype_space(genotype)
         pruned = genotype.pruned()
         edges = {kind: edge_operations(pruned.cell(kind)) for kind in CELL_KINDS}
-        super().__init__(space, settings or space.network, edges, in_channels, num_classes, binarizations)
+        super().__init__(
+            space, settings or space.network, edges, in_channels, num_classes, binarizations, layers
+        )
         self.genotype = genotype
         self.drop_rate = 0.0
         self.auxiliary_position = 2 * self.settings.num_cells // 3

@@ -46,14 +46,15 @@ def shares_convolution(modules: Sequence[nn.Module]) -> bool:
     for all alike; and weights are binarized filter by filter with a scale that is not negative, so that
     it commutes with the ReLU.
     """
-    return all(isinstance(module, BinaryConv) and _is_plain(module) for module in modules)
+    plain = [module.conv for module in modules if isinstance(module, BinaryConv) and _is_plain(module)]
+    return len(plain) == len(modules) and len({conv.behaviour for conv in plain}) == 1
 
 
 def _is_plain(module: BinaryConv) -> bool:
     conv = module.conv
     if not (isinstance(module.norm, nn.Identity) and isinstance(module.shuffle, nn.Identity)):
         return False
-    if not isinstance(module.activation, nn.ReLU):
+    if not isinstance(module.activation, nn.ReLU) or module.gating or conv.gradient_quantizer:
         return False
     if conv.binarize_activations and not conv.activation_binarizer.same_for_all_edges:
         return False
@@ -173,7 +174,8 @@ def _is_integer(conv: BinaryConv2d) -> bool:
     """Whether a convolution sums products of ±1 and nothing else."""
     if not (conv.binarize_activations and conv.binarize_weights) or conv.pad_value:
         return False
-    return conv.activation_binarizer.bits == conv.weight_binarizer.bits == 1
+    both = (conv.activation_binarizer, conv.weight_binarizer)
+    return all(binarizer.bits == 1 and not binarizer.smooth_in_training for binarizer in both)
 
 
 def forward_edges(modules: Sequence[nn.Module], x: Tensor) -> Tensor | Sequence[Tensor]:

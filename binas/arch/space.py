@@ -11,10 +11,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from binas.binarize import Binarization
+from binas.binarize import Binarization, LayerRule
 from binas.config import Config, build, find_file, merged, read_mapping
 from binas.errors import UserError
-from binas.ops import OPS, OpContext
+from binas.ops import NONLINEARITIES, OPS, OpContext
+from binas.ops.gating import GatingConfig
+from binas.registry import nearest
 
 
 class Grouping(Config):
@@ -97,13 +99,17 @@ class SearchSpace(Config):
     """Whether the previous cell's output is added to a cell's output (not in cell 0)."""
     reduction_skip: Literal["real", "binary", "avg_pool"] = "real"
     """The inter-cell skip of reduction cells: 2×2 stride-2 convolution, real or binary, or average pool."""
-    activation: Literal["relu", "prelu", "none"] = "relu"
-    """What follows each binary convolution."""
+    activation: str = "relu"
+    """What follows each binary convolution: relu, prelu, rprelu, hard_tanh, none, or a plug-in's."""
+    gating: GatingConfig | None = None
+    """Learned gate on the channels of each binary convolution of an operation; null: none."""
     grouping: Grouping = Grouping()
     zeroise: ZeroisePolicy = ZeroisePolicy()
     max_skips: int | None = Field(None, ge=0)
     """At most so many skips in a normal cell; null: any number."""
     binarization: Binarization = Binarization()
+    layers: tuple[LayerRule, ...] = ()
+    """Rules that binarize some layers in another way, by path or type; the last that fits decides."""
     supernet: NetworkSettings = NetworkSettings()
     """Settings of the network that is searched."""
     network: NetworkSettings = NetworkSettings()
@@ -120,7 +126,7 @@ class SearchSpace(Config):
         return value
 
     def check_operations(self) -> None:
-        """Raises a `UserError` for an operation that is neither the package's own nor a loaded plug-in's."""
+        """Raises a `UserError` for an operation or activation that is neither our own nor a plug-in's."""
         for name in self.operations:
             try:
                 OPS[name]
@@ -129,12 +135,24 @@ class SearchSpace(Config):
                     f"search space '{self.name}': operations: {error}."
                     " An operation of your own comes with --plugins FILE"
                 ) from None
+        if self.activation not in NONLINEARITIES:
+            raise UserError(
+                f"search space '{self.name}': unknown activation '{self.activation}';"
+                f"{nearest(self.activation, NONLINEARITIES)}. One of your own comes with --plugins FILE"
+            )
+
+    def registered_names(self) -> set[str]:
+        """The names of operations, activation and binarizers that it uses, a user's own ones too."""
+        chosen = [self.binarization, *(rule.binarization for rule in self.layers)]
+        names = {name for one in chosen if one is not None for name in one.registered_names()}
+        return {*self.operations, self.activation, *names}
 
     def context(self, settings: NetworkSettings, binarizations: tuple[Binarization, ...] = ()) -> OpContext:
         """What operations are told when they are built for a network with these settings."""
         return OpContext(
             binarizations=binarizations or (self.binarization,),
             activation=self.activation,
+            gating=self.gating,
             batch_norm_affine=settings.batch_norm_affine,
             batch_norm_after_pool=settings.batch_norm_after_pool,
             normalized_input=not settings.batch_norm_affine,

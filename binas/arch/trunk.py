@@ -11,7 +11,8 @@ from binas.arch.cell import Cell, global_average
 from binas.arch.checkpointing import run_checkpointed
 from binas.arch.layout import EdgeOperations, plan_cells
 from binas.arch.space import NetworkSettings, SearchSpace
-from binas.binarize import Binarization
+from binas.binarize import Binarization, LayerRule
+from binas.binarize.rules import own_by_rules
 
 
 class Trunk(nn.Module):
@@ -27,6 +28,7 @@ class Trunk(nn.Module):
         in_channels: of the images.
         num_classes: outputs of the head.
         binarizations: of all training stages; empty means the space's own.
+        layers: rules of all training stages, as many as binarizations; empty means the space's own.
     Shape: (N, in_channels, H, W) -> (N, num_classes).
     """
 
@@ -41,6 +43,7 @@ class Trunk(nn.Module):
         in_channels: int,
         num_classes: int,
         binarizations: tuple[Binarization, ...] = (),
+        layers: tuple[tuple[LayerRule, ...], ...] = (),
     ) -> None:
         super().__init__()
         space.check_operations()
@@ -60,6 +63,13 @@ class Trunk(nn.Module):
         self.cells = nn.ModuleList(
             Cell(plan, space.num_nodes, edges[plan.kind], columns, settings.preprocess, skip, context)
             for plan in self.plans
+        )
+        stages = binarizations or (space.binarization,)
+        present = {name for cell in edges.values() for names in cell.values() for name in names}
+        own_by_rules(
+            self,
+            list(zip(stages, layers or (space.layers,) * len(stages), strict=True)),
+            may_be_absent=set(space.operations) - present,
         )
         self.classifier = nn.Linear(space.num_nodes * self.plans[-1].channels, num_classes)
         self.classifier.why_real = "last layer: its outputs are compared as real numbers"  # type: ignore[assignment]

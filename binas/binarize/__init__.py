@@ -16,6 +16,7 @@ from binas.binarize.precision import (
     set_precision,
     set_progress,
 )
+from binas.binarize.rules import LayerRule
 from binas.binarize.sign import sign
 from binas.binarize.spec import Binarization, BinarizerSpec
 
@@ -29,6 +30,7 @@ __all__ = [
     "BinaryConv2d",
     "Geometry",
     "GradientQuantizer",
+    "LayerRule",
     "WeightBinarizer",
     "after_optimizer_step",
     "binary_convolutions",

@@ -57,6 +57,8 @@ class BinaryConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.binarize_activations = True
         self.binarize_weights = True
+        self.keeps_real = False
+        """Whether a rule keeps this layer real-valued in every stage; `set_precision` heeds it."""
         self.own(binarizations)
 
     def own(self, binarizations: Sequence[Binarization]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from binas.binarize.contract import ActivationBinarizer, GradientQuantizer, WeightBinarizer
 from binas.binarize.conv import BinaryConv2d
+from binas.binarize.rules import LayerRule, use_by_rules
 from binas.binarize.spec import Binarization
 
 
@@ -24,17 +25,19 @@ def set_precision(
     binarize_activations: bool = True,
     binarize_weights: bool = True,
     binarization: Binarization | None = None,
+    layers: Sequence[LayerRule] = (),
 ) -> None:
     """Switch activations and weights of all binary convolutions between binary and raw.
 
     Args:
         binarization: which of the owned binarizations becomes active; None leaves it.
+        layers: rules that except some layers from it.
     """
+    if binarization is not None:
+        use_by_rules(model, (binarization, layers))
     for _, module in binary_convolutions(model):
-        module.binarize_activations = binarize_activations
-        module.binarize_weights = binarize_weights
-        if binarization is not None:
-            module.use(binarization)
+        module.binarize_activations = binarize_activations and not module.keeps_real
+        module.binarize_weights = binarize_weights and not module.keeps_real
 
 
 def set_progress(model: nn.Module, progress: float) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from binas.binarize import Binarization
 from binas.errors import UserError
+from binas.ops.gating import GatingConfig
 from binas.registry import Registry
 
 OpFactory = Callable[..., nn.Module]
@@ -28,7 +29,8 @@ class OpContext:
 
     Args:
         binarizations: of all stages, the first one active at first.
-        activation: what follows a binary convolution, `relu`, `prelu` or `none`.
+        activation: what follows a binary convolution, a name of `binas.ops.nonlinearities`.
+        gating: of the channels of each binary convolution's output, or None for none.
         batch_norm_affine: whether batch-norms inside the operation learn scale and shift.
         batch_norm_after_pool: whether a pool is followed by a batch-norm.
         normalized_input: whether modules with `takes_normalized_input = True` are given an input that the
@@ -38,7 +40,8 @@ class OpContext:
     """
 
     binarizations: tuple[Binarization, ...] = (Binarization(),)
-    activation: Literal["relu", "prelu", "none"] = "relu"
+    activation: str = "relu"
+    gating: GatingConfig | None = None
     batch_norm_affine: bool = False
     batch_norm_after_pool: bool = True
     normalized_input: bool = False
@@ -75,7 +78,7 @@ def register_op(name: str) -> Callable[[OpFactory], OpFactory]:
 
 
 def build_op(op: str | OpFactory, channels: int, stride: int, context: OpContext) -> nn.Module:
-    """The module of an operation given by name or as a factory."""
+    """The module of an operation given by name or as a factory; by name, it says so in `operation`."""
     factory: Any = OPS.resolve(op)
     if len(inspect.signature(factory).parameters) >= 3:
         module = factory(channels, stride, context)
@@ -83,6 +86,8 @@ def build_op(op: str | OpFactory, channels: int, stride: int, context: OpContext
         module = factory(channels, stride)
     if not isinstance(module, nn.Module):
         raise UserError(f"operation '{op}': its factory gave {type(module).__name__}, not a torch.nn.Module")
+    if isinstance(op, str):
+        module.operation = op  # type: ignore[assignment]
     return module
 
 

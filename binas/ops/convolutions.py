@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from binas.binarize import BinaryConv2d
 from binas.ops.contract import OpContext, OpFactory, register_op
+from binas.ops.gating import ChannelGate
+from binas.ops.nonlinearities import build_nonlinearity
 
 
 class PreActivation(nn.Module):
@@ -28,15 +30,10 @@ class PreActivation(nn.Module):
         )
 
 
-def activation(channels: int, context: OpContext) -> nn.Module:
-    """The activation that follows a binary convolution."""
-    if context.activation == "relu":
-        return nn.ReLU()
-    return nn.PReLU(channels) if context.activation == "prelu" else nn.Identity()
-
-
 class BinaryConv(PreActivation):
-    """Batch-norm, binarize, binary convolution, activation: the order of every binary operation.
+    """Batch-norm, binarize, binary convolution, gate, activation: the order of every binary operation.
+
+    The channel gate is there where the space has `gating`.
 
     Args:
         channels: of input and output.
@@ -62,13 +59,18 @@ class BinaryConv(PreActivation):
             groups=groups,
             binarizations=context.binarizations,
         )
+        gating = context.gating
+        self.gating = None if gating is None else ChannelGate(channels, channels, gating.reduction)
         shuffles = context.channel_shuffle and groups > 1
         self.shuffle: nn.Module = nn.ChannelShuffle(groups) if shuffles else nn.Identity()
-        self.activation = activation(channels, context)
+        self.activation = build_nonlinearity(context.activation, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.activation(self.shuffle(self.conv(self.norm(x))))  # type: ignore[no-any-return]
+        x = self.norm(x)
+        y = self.conv(x)
+        y = y if self.gating is None else self.gating(y, x)
+        return self.activation(self.shuffle(y))  # type: ignore[no-any-return]
 
 
 class BinarySeparableConv(nn.Module):

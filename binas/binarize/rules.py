@@ -1,0 +1,145 @@
+"""Which layer is binarized how: rules by path or type, the last one that matches a layer decides.
+
+A layer is binary because of its type; rules only choose among binarizations, or keep it real-valued.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import model_validator
+from torch import nn
+
+from binas.binarize.conv import BinaryConv2d
+from binas.binarize.spec import Binarization
+from binas.config import Config
+from binas.errors import UserError
+
+
+class LayerRule(Config):
+    """How the binary convolutions of some paths, or of a type, are binarized."""
+
+    match: str | None = None
+    """Path of a layer or of what holds it, * for any text: cells.3.*, *.preprocess, cells.0."""
+    type: str | None = None
+    """Name of an operation (binary_conv_5x5), or the class of the layer or of what holds it (Preprocess)."""
+    binarization: Binarization | None = None
+    """Estimators of these layers; pad_value too."""
+    precision: Literal["binary", "real"] = "binary"
+    """real: these layers stay real-valued whatever the stage says."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> LayerRule:
+        if (self.match is None) == (self.type is None):
+            raise ValueError("give exactly one of match (a path) and type (an operation or class)")
+        if (self.binarization is None) == (self.precision == "binary"):
+            raise ValueError("give either binarization, or precision: real")
+        return self
+
+    def words(self) -> str:
+        """What it looks for."""
+        return f"match: {self.match}" if self.type is None else f"type: {self.type}"
+
+    def applies(self, layer: LayerNames) -> bool:
+        """Whether a layer is one of those that it is for."""
+        if self.type is not None:
+            return self.type in layer.types
+        pattern = self.match or ""
+        return any(fnmatchcase(path, pattern) for path in layer.paths)
+
+
+class LayerNames(Config):
+    """The names by which rules find a layer."""
+
+    path: str
+    paths: tuple[str, ...]
+    """Its own path and those of the modules that hold it."""
+    types: frozenset[str]
+    """Their classes, and the registered names of operations among them."""
+
+
+Choice = tuple[Binarization, Sequence[LayerRule]]
+"""A binarization, and the rules that except some layers from it."""
+
+
+def layer_names(model: nn.Module) -> Iterator[tuple[LayerNames, BinaryConv2d]]:
+    """Every binary convolution of a model, with the names by which rules find it."""
+    modules = dict(model.named_modules())
+    for path, layer in modules.items():
+        if isinstance(layer, BinaryConv2d):
+            words = path.split(".")
+            paths = [".".join(words[:length]) for length in range(1, len(words) + 1)]
+            holders = [modules[name] for name in paths]
+            types = {type(holder).__name__ for holder in holders}
+            types |= {str(holder.operation) for holder in holders if hasattr(holder, "operation")}
+            yield LayerNames(path=path, paths=tuple(paths), types=frozenset(types)), layer
+
+
+def rule_for(layer: LayerNames, rules: Sequence[LayerRule]) -> LayerRule | None:
+    """The last of the rules that applies to a layer, or None."""
+    return next((rule for rule in reversed(rules) if rule.applies(layer)), None)
+
+
+def check_rules(
+    layers: Sequence[LayerNames], rules: Sequence[LayerRule], may_be_absent: Collection[str] = ()
+) -> None:
+    """Raises a `UserError` naming a rule that applies to no layer.
+
+    Args:
+        may_be_absent: types that another network of the same space has.
+    """
+    for rule in rules:
+        if rule.type in may_be_absent or any(rule.applies(layer) for layer in layers):
+            continue
+        wanted = str(rule.match if rule.type is None else rule.type)
+        known = {name for layer in layers for name in (layer.paths if rule.type is None else layer.types)}
+        close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or sorted(known)[:3]
+        raise UserError(
+            f"layers: the rule '{rule.words()}' fits none of the {len(layers)} binary convolutions;"
+            f" there are, for example, {', '.join(close)}"
+        )
+
+
+def own_by_rules(model: nn.Module, choices: Sequence[Choice], may_be_absent: Collection[str] = ()) -> None:
+    """Give layers that rules single out the binarizers of all stages; the first choice becomes active.
+
+    Layers that no rule is for stay as they were built.
+
+    Args:
+        choices: of every stage of training, in order.
+        may_be_absent: see `check_rules`.
+    Raises:
+        UserError: a rule fits no layer.
+    """
+    if not any(rules for _, rules in choices):
+        return
+    layers = list(layer_names(model))
+    for _, rules in choices:
+        check_rules([names for names, _ in layers], rules, may_be_absent)
+    for names, layer in layers:
+        chosen = [(binarization, rule_for(names, rules)) for binarization, rules in choices]
+        if any(rule is not None for _, rule in chosen):
+            layer.own([binarization_by(rule, binarization) for binarization, rule in chosen])
+            layer.keeps_real = is_real(chosen[0][1])
+
+
+def use_by_rules(model: nn.Module, choice: Choice) -> None:
+    """Make one choice the active one in every layer of a model that owns it."""
+    binarization, rules = choice
+    for names, layer in layer_names(model):
+        rule = rule_for(names, rules)
+        layer.use(binarization_by(rule, binarization))
+        layer.keeps_real = is_real(rule)
+
+
+def binarization_by(rule: LayerRule | None, otherwise: Binarization) -> Binarization:
+    """What a rule says, or the binarization of layers that no rule is for."""
+    return otherwise if rule is None or rule.binarization is None else rule.binarization
+
+
+def is_real(rule: LayerRule | None) -> bool:
+    """Whether a rule keeps its layers real-valued."""
+    return rule is not None and rule.precision == "real"
