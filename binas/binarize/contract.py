@@ -46,6 +46,8 @@ class _Quantizer(nn.Module):
     """The integers that a code may take."""
     annealed: bool = False
     """Whether its gradient or value changes with `progress`."""
+    smooth_in_training: bool = False
+    """Whether codes are real numbers between the levels while training; in evaluation they are levels."""
     paper: str = ""
     """Short citation with arXiv number, e.g. "Liu et al., ReActNet, arXiv:2003.03488"."""
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({},)

@@ -1,78 +1,83 @@
-"""Checks of the options that users give to a binarizer; a mistake is told when it is built."""
+"""Checks of the options that users give to a binarizer; mistakes are UserErrors that name both.
+
+The first argument of each is the binarizer: its registered name, or a phrase ("weight binarizer 'bnn'")
+where the kind has to be told.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeVar
 
 from binas.errors import UserError
+from binas.registry import nearest
+
+V = TypeVar("V")
 
 
-def whole(binarizer: str, option: str, value: Any, low: int, high: int) -> int:
+def _told(binarizer: str) -> str:
+    return binarizer if "'" in binarizer else f"binarizer '{binarizer}'"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def whole(binarizer: str, option: str, value: object, low: int, high: int) -> int:
     """The value, if it is an integer between the bounds.
 
     Raises:
         UserError: it is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"binarizer '{binarizer}': {option} {value!r} is no integer from {low} to {high}")
+        raise UserError(f"{_told(binarizer)}: {option} {value!r} is no integer from {low} to {high}")
     return value
 
 
-def number(binarizer: str, option: str, value: Any, low: float, high: float = math.inf) -> float:
+def number(binarizer: str, option: str, value: object, low: float, high: float = math.inf) -> float:
     """The value, if it is a number above the lower bound and not above the upper one.
 
     Raises:
         UserError: it is not.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low < value <= high:
-        limit = "" if high == math.inf else f" and at most {high}"
-        raise UserError(f"binarizer '{binarizer}': {option} {value!r} is no number above {low}{limit}")
-    return float(value)
+    if not (_is_number(value) and low < value <= high):  # type: ignore[operator]
+        limit = "" if high == math.inf else f" and at most {high:g}"
+        raise UserError(f"{_told(binarizer)}: {option} {value!r} is no number above {low:g}{limit}")
+    return float(value)  # type: ignore[arg-type]
 
 
-def one_of(binarizer: str, option: str, value: Any, known: tuple[Any, ...]) -> Any:
-    """The value, if it is one of those known.
+def number_between(binarizer: str, option: str, value: object, low: float, high: float) -> float:
+    """The value, if it is a number strictly between the bounds.
 
     Raises:
         UserError: it is not.
     """
-    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in known):
+    if not (_is_number(value) and low < value < high):  # type: ignore[operator]
         raise UserError(
-            f"binarizer '{binarizer}': {option} {value!r} is none of {', '.join(map(str, known))}"
+            f"{_told(binarizer)}: {option} {value!r} is no number above {low:g} and below {high:g}"
         )
-    return value
+    return float(value)  # type: ignore[arg-type]
 
 
-def number_between(owner: str, option: str, value: object, low: float, high: float) -> float:
-    """`value` as a number strictly between two others.
-
-    Args:
-        owner: kind and name of the binarizer, e.g. "activation binarizer 'ede'".
-    Raises:
-        UserError: it is no number or lies outside.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        upper = "" if high == float("inf") else f" and below {high:g}"
-        raise UserError(f"{owner}: {option} must be a number above {low:g}{upper}, not {value!r}")
-    return float(value)
-
-
-def positive(owner: str, option: str, value: object) -> float:
-    """`value` as a finite number above 0.
+def positive(binarizer: str, option: str, value: object) -> float:
+    """The value, if it is a number above 0.
 
     Raises:
         UserError: it is not.
     """
-    return number_between(owner, option, value, 0, float("inf"))
+    return number(binarizer, option, value, 0)
 
 
-def width_in_bits(owner: str, value: object, most: int = 8) -> int:
-    """`value` as a number of bits from 1 to `most`.
+def one_of(binarizer: str, option: str, value: object, known: Iterable[V]) -> V:
+    """The entry of `known` that equals the value and is of its type.
 
     Raises:
-        UserError: it is no integer or lies outside.
+        UserError: there is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise UserError(f"{owner}: bits must be an integer from 1 to {most}, not {value!r}")
-    return value
+    choices = list(known)
+    for choice in choices:
+        if type(value) is type(choice) and value == choice:
+            return choice
+    hint = nearest(str(value), map(str, choices))
+    raise UserError(f"{_told(binarizer)}: unknown {option} {value!r};{hint}")

@@ -1,7 +1,8 @@
-"""The one sign, and its two surrogate gradients: clipped straight-through and Bi-Real's polynomial."""
+"""The one sign, its two common surrogate gradients, and codes with any other slope as gradient."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,44 @@ class _ApproxSign(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x: Tensor = ctx.saved_tensors[0]
         return gradient * (2 - 2 * x.abs()).clamp_min(0)
+
+
+class _WithSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return codes.view_as(codes)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient * ctx.slope(ctx.saved_tensors[0]), None, None
+
+
+def with_slope(x: Tensor, codes: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """Codes that were computed from x, with a gradient of one's own choice.
+
+    forward   y = codes
+    backward  dy/dx = slope(x)
+
+    Memory holds x until then; nothing is computed for a pass without gradients.
+
+    Args:
+        slope: gives the derivative for each element of x; only called in the backward pass.
+    Shape: x, codes and slope(x) alike.
+    """
+    return _WithSlope.apply(x, codes, slope)  # type: ignore[no-any-return]
+
+
+def sign_with_slope(x: Tensor, slope: Tensor) -> Tensor:
+    """Sign with a gradient that is known in the forward pass already.
+
+    forward   y = +1 if x >= 0 else −1
+    backward  dy/dx = slope, held constant
+
+    Shape: x and slope alike, or slope broadcasts to x.
+    """
+    return with_slope(x, sign(x), lambda _: slope)
 
 
 def straight_through_sign(x: Tensor, window: float | None = 1.0) -> Tensor:

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, Field
 from torch import Size
 
-import binas.binarize.activations
 import binas.binarize.schemes
-import binas.binarize.weights  # noqa: F401 (all three register their binarizers)
+import binas.binarize.weights  # noqa: F401 (both register their binarizers)
 from binas.binarize.contract import (
     ACTIVATION_BINARIZERS,
     GRADIENT_QUANTIZERS,
@@ -58,6 +57,10 @@ class Binarization(Config):
     """Quantizer of the gradient of the layer's output, e.g. {name: dorefa, bits: 6}; null: none."""
     pad_value: float = Field(0.0, ge=-1, le=1)
     """What surrounds a binarized input: 0 makes a third value, −1 and +1 keep it binary."""
+
+    def registered_names(self) -> set[str]:
+        """The names of the binarizers that it uses."""
+        return {spec.name for spec in (self.activation, self.weight, self.gradient) if spec is not None}
 
     def build_activation(self, channels: int) -> ActivationBinarizer:
         """The activation binarizer for an input of so many channels."""
