@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, Field
 from torch import Size
 
-import binas.binarize.schemes
-import binas.binarize.weights  # noqa: F401 (both register their binarizers)
+import binas.binarize.schemes  # noqa: F401 (its files register their binarizers)
 from binas.binarize.contract import (
     ACTIVATION_BINARIZERS,
     GRADIENT_QUANTIZERS,

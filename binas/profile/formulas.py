@@ -13,7 +13,7 @@ import torch
 
 from binas.binarize import ActivationBinarizer, WeightBinarizer
 from binas.binarize.activations import ApproxSign, Sign
-from binas.binarize.weights import Xnor, XnorReleased
+from binas.binarize.schemes.xnor import Xnor, XnorReleased
 from binas.ops import OpContext
 from binas.profile.cost import MAX_BITWISE, REAL_BITS, LayerCost, Shape
 

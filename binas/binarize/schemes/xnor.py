@@ -1,8 +1,8 @@
-"""XNOR-style binarizers of weights, by name."""
+"""XNOR-Net's weights: signs with one scale for each filter, and what the released BNAS code makes of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -12,6 +12,13 @@ from binas.binarize.sign import straight_through_sign
 
 MIN_CHANNELS_TO_CENTER = 4
 """Below this many input channels in a group, centring would erase most of a filter."""
+
+
+def signs_and_scale(weight: Tensor, window: float | None) -> tuple[Tensor, Tensor]:
+    """sign(w) and α = mean |w| of each filter (O,), with the exact gradient of both."""
+    codes = straight_through_sign(weight, window)
+    # |w| written as w·sign(w), so that its gradient at 0 is that of the formula, sign(0) = +1
+    return codes, (weight * codes.detach()).flatten(1).mean(dim=1)
 
 
 @WEIGHT_BINARIZERS.register("xnor")
@@ -27,12 +34,13 @@ class Xnor(WeightBinarizer):
         center: whether to centre; never done below 4 input channels per group.
         window: half width of the interval in which the gradient of sign passes, or None.
     Reference: Rastegari et al., XNOR-Net, arXiv:1603.05279, sec. 3; centring and the exact gradient as in
-        public XNOR-Net code.
+        public XNOR-Net code. `bwn` is the paper's binary weight, without centring.
     Deviation: centring happens in forward only; the latent weight is never overwritten.
     """
 
     filter_by_filter = True
-    paper = "arXiv:1603.05279"
+    paper = "Rastegari et al., XNOR-Net, arXiv:1603.05279"
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"center": False, "window": None})
 
     def __init__(self, shape: Size, center: bool = True, window: float | None = 1.0) -> None:
         super().__init__()
@@ -42,9 +50,7 @@ class Xnor(WeightBinarizer):
     def forward(self, weight: Tensor) -> Bases:
         if self.center:
             weight = weight - weight.mean(dim=1, keepdim=True)
-        codes = straight_through_sign(weight, self.window)
-        # |w| written as w·sign(w), so that its gradient at 0 is that of the formula, sign(0) = +1
-        scale = (weight * codes.detach()).flatten(1).mean(dim=1)
+        codes, scale = signs_and_scale(weight, self.window)
         return [(codes, per_filter(scale, weight.shape))]
 
 
@@ -75,16 +81,16 @@ class XnorReleased(WeightBinarizer):
     """
 
     filter_by_filter = True
-    paper = "arXiv:2002.06963 (released code)"
+    paper = "Kim et al., BNAS (released code), arXiv:2002.06963"
 
     def __init__(self, shape: Size) -> None:
         super().__init__()
         self.factor = (1 - 1 / shape[1]) * shape[1:].numel()
-        self.exact = Xnor(shape, center=False)
 
     def forward(self, weight: Tensor) -> Bases:
         scaled: Tensor = _ScaleGradient.apply(weight, self.factor)
-        return self.exact.forward(scaled)
+        codes, scale = signs_and_scale(scaled, 1.0)
+        return [(codes, per_filter(scale, weight.shape))]
 
     @torch.no_grad()
     def after_step(self, weight: nn.Parameter) -> None:
