@@ -44,7 +44,7 @@ class Search:
         data: the images; its test split is not touched.
         seed: of everything random.
         device: where to train.
-        plugins: loaded plug-ins; those whose operations the space uses are recorded in genotypes.
+        plugins: loaded plug-ins; those that the space uses anything of are recorded in genotypes.
         provenance: what every genotype says about where it comes from.
         tensorboard: whether to write TensorBoard data too.
     """
@@ -57,7 +57,7 @@ class Search:
         space.check_operations()
         self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
-        self.plugins = records_for(space.operations, plugins)
+        self.plugins = records_for(space.registered_names(), plugins)
         self.provenance = dict(provenance or {})
         self.builder = Builder(space, config, data.channels, data.num_classes, seed, device)
         train, validation = data.train(), data.search_validation()

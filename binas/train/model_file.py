@@ -11,7 +11,7 @@ from torch import nn
 from binas.arch.genotype import Genotype, parse_genotype
 from binas.arch.network import Network
 from binas.arch.space import NetworkSettings
-from binas.binarize import Binarization, set_progress
+from binas.binarize import Binarization, LayerRule, set_progress
 from binas.config import Config, build
 from binas.data.config import DataConfig
 from binas.errors import UserError
@@ -29,6 +29,10 @@ class ModelStructure(Config):
     """The genotype, as JSON text."""
     settings: NetworkSettings
     binarizations: tuple[Binarization, ...]
+    layers: tuple[tuple[LayerRule, ...], ...] = ()
+    """Rules for single layers, one list for each binarization; empty: those of the genotype's space."""
+    plugins: tuple[PluginRecord, ...] = ()
+    """Those that the stages need beside the genotype's own."""
     auxiliary: bool
     in_channels: int
     num_classes: int
@@ -58,8 +62,9 @@ class ModelStructure(Config):
         """The network in the stage's precision, with fresh weights."""
         genotype = self.read_genotype()
         network = Network(
-            genotype, self.in_channels, self.num_classes, self.settings, self.binarizations, self.auxiliary
-        )
+            genotype, self.in_channels, self.num_classes, self.settings, self.binarizations, self.auxiliary,
+            self.layers,
+        )  # fmt: skip
         self.stage.apply(network)
         return network
 
@@ -90,7 +95,7 @@ def _progress(checkpoint: Checkpoint, structure: ModelStructure, path: Path) -> 
 
 def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
     structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
-    require_plugins(structure.read_genotype().plugins, plugins, str(path))
+    require_plugins((*structure.read_genotype().plugins, *structure.plugins), plugins, str(path))
     return structure
 
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from binas.arch.genotype import Genotype
 from binas.arch.network import Network, genotype_space
 from binas.arch.space import NetworkSettings
-from binas.binarize import Binarization, after_optimizer_step, set_progress
+from binas.binarize import Binarization, LayerRule, after_optimizer_step, set_progress
 from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.opening import Data
+from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
@@ -55,6 +56,7 @@ class Retraining:
         seed: of weights, order and augmentation.
         device: where to train.
         tensorboard: whether to write TensorBoard data too.
+        plugins: loaded plug-ins; those that the stages use are recorded in the checkpoint.
     Raises:
         UserError: the recipe does not fit the genotype, or a stage's initial checkpoint is missing or of
             another network.
@@ -62,16 +64,12 @@ class Retraining:
 
     def __init__(
         self, genotype: Genotype, config: RetrainConfig, data: Data, seed: int, device: torch.device,
-        tensorboard: bool = True,
+        tensorboard: bool = True, plugins: tuple[PluginRecord, ...] = (),
     ) -> None:  # fmt: skip
         self.config, self.data, self.seed, self.device = config, data, seed, device
         self.tensorboard = tensorboard
-        default = genotype_space(genotype).binarization
-        self.stages = [
-            stage.model_copy(update={"binarization": stage.binarization or default})
-            for stage in config.stages
-        ]
-        self.structure = _structure(genotype, config, self.stages, data)
+        self.stages = [stage.completed(genotype_space(genotype)) for stage in config.stages]
+        self.structure = _structure(genotype, config, self.stages, data, plugins)
         seed_everything(seed, "weights")
         self.network = self.structure.build_network().to(device)
         for stage in self.stages:
@@ -248,14 +246,19 @@ class _Stepper:
 
 
 def _structure(
-    genotype: Genotype, config: RetrainConfig, stages: Sequence[StageConfig], data: Data
-) -> ModelStructure:
+    genotype: Genotype, config: RetrainConfig, stages: Sequence[StageConfig], data: Data,
+    plugins: tuple[PluginRecord, ...],
+) -> ModelStructure:  # fmt: skip
     space = genotype_space(genotype)
     settings = build(NetworkSettings, merged(space.network.model_dump(), config.network), "retrain.network")
+    used = {name for stage in stages for name in stage.registered_names()}
+    choices = _different_choices(stages)
     return ModelStructure(
         genotype=genotype.to_json(),
         settings=settings,
-        binarizations=_different([stage.binarization for stage in stages if stage.binarization]),
+        binarizations=tuple(binarization for binarization, _ in choices),
+        layers=tuple(layers for _, layers in choices),
+        plugins=records_for(used, plugins),
         auxiliary=config.auxiliary_weight > 0,
         in_channels=data.channels,
         num_classes=data.num_classes,
@@ -274,6 +277,7 @@ def _initial_weights(path: Path) -> Any:
     return load_checkpoint(path, KIND).state.get("model")
 
 
-def _different(binarizations: list[Binarization]) -> tuple[Binarization, ...]:
+def _different_choices(stages: Sequence[StageConfig]) -> list[tuple[Binarization, tuple[LayerRule, ...]]]:
     # settings are not hashable where they hold lists
-    return tuple(b for i, b in enumerate(binarizations) if b not in binarizations[:i])
+    choices = [(stage.binarization, stage.layers or ()) for stage in stages if stage.binarization]
+    return [choice for i, choice in enumerate(choices) if choice not in choices[:i]]

@@ -8,12 +8,17 @@ from typing import Any
 from pydantic import Field, field_validator
 from torch import nn
 
-from binas.arch.space import NetworkSettings
-from binas.binarize import Binarization, set_precision
+from binas.arch.space import NetworkSettings, SearchSpace
+from binas.binarize import Binarization, LayerRule, set_precision
 from binas.config import Config, build
 from binas.train.batch_norm import set_batch_norm_decay
+from binas.train.compactness import Compactness
+from binas.train.distillation import TeacherConfig
+from binas.train.hashing import HashingStart
 from binas.train.loss import LossConfig
 from binas.train.optimizer import Curve, OptimizerConfig
+from binas.train.procedure import Layerwise, Portions
+from binas.train.regularizer import WeightRegularizer
 
 
 class StageConfig(Config):
@@ -31,6 +36,8 @@ class StageConfig(Config):
     """Whether weights of binary convolutions are binarized; off, latent weights are used raw."""
     binarization: Binarization | None = None
     """Estimators of this stage; null: those of the search space."""
+    layers: tuple[LayerRule, ...] | None = None
+    """Rules that binarize some layers in another way, by path or type; null: those of the search space."""
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: Curve = Curve()
     """Course of the learning rate within the stage."""
@@ -43,11 +50,38 @@ class StageConfig(Config):
     loss: LossConfig = LossConfig()
     initial_checkpoint: Path | None = None
     """A retrain checkpoint of the same network to start from, e.g. a real-valued one."""
+    hashing: HashingStart | None = None
+    """Signs and scales that keep inner products with real inputs, set at the start (weight: {name: bwnh})."""
+    teacher: TeacherConfig | None = None
+    """Whom the network learns from, beside or instead of the labels."""
+    compactness: Compactness | None = None
+    """Draws features towards the centre of their class."""
+    weight_regularizer: WeightRegularizer | None = None
+    """A penalty on latent weights."""
+    batch_norm_sparsity: float | None = Field(None, gt=0)
+    """Weight of the sum of all batch-norm scales, before `binas squeeze` takes channels out; null: none."""
+    layerwise: Layerwise | None = None
+    """Layers become binary one after another."""
+    portions: Portions | None = None
+    """Weights become powers of two portion by portion (weight: {name: inq})."""
 
     def apply(self, model: nn.Module) -> None:
         """Put a network into this stage: precision, estimators (null leaves them), batch-norm averaging."""
-        set_precision(model, self.binarize_activations, self.binarize_weights, self.binarization)
+        set_precision(
+            model, self.binarize_activations, self.binarize_weights, self.binarization, self.layers or ()
+        )
         set_batch_norm_decay(model, self.batch_norm_decay)
+
+    def completed(self, space: SearchSpace) -> StageConfig:
+        """The same with what the space says where this stage says nothing."""
+        binarization = space.binarization if self.binarization is None else self.binarization
+        layers = space.layers if self.layers is None else self.layers
+        return self.model_copy(update={"binarization": binarization, "layers": layers})
+
+    def registered_names(self) -> set[str]:
+        """The names of binarizers that it uses."""
+        chosen = [self.binarization, *(rule.binarization for rule in self.layers or ())]
+        return {name for one in chosen if one is not None for name in one.registered_names()}
 
     def precision_words(self) -> str:
         """What is binary, in words."""
