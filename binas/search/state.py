@@ -137,7 +137,7 @@ class Builder:
         return SearchState(
             supernet,
             alphas,
-            self.config.weights.build(_named(supernet).values()),
+            self.config.weights.build_for(supernet),
             self.config.alphas.build(_named(alphas).values()),
         )
 

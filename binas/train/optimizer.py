@@ -7,47 +7,122 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
+from torch.optim import Optimizer
 
+from binas.binarize import binary_convolutions
+from binas.binarize.schemes import bop as bop_scheme
 from binas.config import Config
+from binas.errors import UserError
+from binas.train.bop import Bop
 
 Shape = Literal["constant", "linear", "cosine", "exponential"]
+Plain = Literal[
+    "sgd", "adam", "momentum", "nesterov", "adamw", "radam", "rmsprop", "adagrad", "adadelta"
+]  # fmt: skip
 
 
 class OptimizerConfig(Config):
     """An optimizer and its hyper-parameters."""
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "adadelta"] = "adam"
-    """Which one."""
+    name: Plain | Literal["bop"] = "adam"
+    """Which one; momentum and nesterov are sgd with them; bop flips binary weights (weight: {name: bop})."""
     learning_rate: float = Field(1e-3, gt=0, le=1e37)
     """Highest learning rate, at the start of the curve."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of sgd and rmsprop."""
+    """Of sgd, momentum, nesterov and rmsprop; 0 is none."""
     nesterov: bool = False
     """Of sgd."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of adam and adamw."""
+    """Of adam, adamw and radam."""
+    smoothing: float | None = Field(None, ge=0, lt=1)
+    """Weight of the old average of squares in rmsprop (null: 0.99) and adadelta (null: 0.9)."""
+    epsilon: float | None = Field(None, gt=0)
+    """What is added to denominators of the adaptive ones; null: PyTorch's own."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty; 0 is usual where weights are binary."""
+    gamma: float = Field(1e-4, gt=0, le=1)
+    """Of bop: weight of the new gradient in the average; it follows the learning-rate curve."""
+    threshold: float = Field(1e-8, ge=0)
+    """Of bop: a weight flips where the average of its gradient is at least so large."""
+    others: Plain = "adam"
+    """Of bop: the optimizer of all other parameters; learning_rate and the rest are its own."""
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
+        kind = self.others if self.name == "bop" else self.name
+        if self.momentum == 0 and (kind == "nesterov" or (kind == "sgd" and self.nesterov)):
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer over these parameters."""
-        given = list(parameters)
+        if self.name == "bop":
+            raise UserError(
+                "optimizer 'bop' flips the weights of binary convolutions and nothing else; name another one"
+            )
+        return self._plain([{"params": list(parameters)}], self.name)
+
+    def build_for(self, model: nn.Module, more: Iterable[nn.Parameter] = ()) -> Optimizer:
+        """The optimizer over what a network trains, with the rates that its weight binarizers ask for.
+
+        Args:
+            model: the network; parameters without gradient are left out.
+            more: other parameters.
+        Raises:
+            UserError: bop is to flip weights that their binarizer does not take as they are.
+        """
+        own: dict[nn.Parameter, float] = {}
+        flipped: list[nn.Parameter] = []
+        for name, conv in binary_convolutions(model):
+            binarizer = conv.weight_binarizer
+            if not (conv.binarize_weights and conv.weight.requires_grad):
+                continue
+            if self.name == "bop":
+                if not isinstance(binarizer, bop_scheme.Bop):
+                    raise UserError(
+                        f"optimizer 'bop': '{name}' binarizes latent weights; the stage needs"
+                        " binarization.weight: {name: bop}"
+                    )
+                flipped.append(conv.weight)
+            elif binarizer.learning_rate_scale != 1:
+                own[conv.weight] = binarizer.learning_rate_scale
+        taken = set(flipped)
+        rest = [p for p in (*model.parameters(), *more) if p.requires_grad and p not in taken]
+        groups: list[dict[str, Any]] = []
+        for scale in dict.fromkeys((1.0, *own.values())):
+            group = [parameter for parameter in rest if own.get(parameter, 1.0) == scale]
+            if group:
+                groups.append({"params": group, "lr": self.learning_rate * scale, "scale": scale})
+        if self.name != "bop":
+            return self._plain(groups, self.name)
+        if not flipped:
+            raise UserError("optimizer 'bop': the stage has no binary weights to flip; name another one")
+        return Bop(flipped, self.gamma, self.threshold, self._plain(groups, self.others))
+
+    def _plain(self, groups: list[dict[str, Any]], name: Plain) -> Optimizer:
         shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        match self.name:
+        adaptive = shared | ({} if self.epsilon is None else {"eps": self.epsilon})
+        old = self.smoothing
+        match name:
             case "sgd":
-                return torch.optim.SGD(given, momentum=self.momentum, nesterov=self.nesterov, **shared)
+                return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, **shared)
+            case "momentum" | "nesterov":
+                return torch.optim.SGD(groups, momentum=self.momentum, nesterov=name == "nesterov", **shared)
             case "adam":
-                return torch.optim.Adam(given, betas=self.betas, **shared)
+                return torch.optim.Adam(groups, betas=self.betas, **adaptive)
             case "adamw":
-                return torch.optim.AdamW(given, betas=self.betas, **shared)
+                return torch.optim.AdamW(groups, betas=self.betas, **adaptive)
+            case "radam":
+                return torch.optim.RAdam(groups, betas=self.betas, **adaptive)
             case "rmsprop":
-                return torch.optim.RMSprop(given, momentum=self.momentum, **shared)
+                smoothing = 0.99 if old is None else old
+                return torch.optim.RMSprop(groups, momentum=self.momentum, alpha=smoothing, **adaptive)
             case "adagrad":
-                return torch.optim.Adagrad(given, **shared)
+                return torch.optim.Adagrad(groups, **adaptive)
             case "adadelta":
-                return torch.optim.Adadelta(given, **shared)
+                return torch.optim.Adadelta(groups, rho=0.9 if old is None else old, **adaptive)
 
 
 class Curve(Config):
@@ -78,7 +153,7 @@ def anneal(start: float, end: float, progress: float, shape: Shape) -> float:
             return float(start * (max(end, 1e-3 * start) / start) ** progress)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give all parameter groups this learning rate."""
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give all parameter groups this learning rate, times a group's own scale where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("scale", 1.0)
