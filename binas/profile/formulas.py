@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from binas.binarize import ActivationBinarizer, WeightBinarizer
-from binas.binarize.activations import ApproxSign, Sign
+from binas.binarize.schemes.approx_sign import ApproxSign
+from binas.binarize.schemes.straight_through import Sign
 from binas.binarize.schemes.xnor import Xnor, XnorReleased
 from binas.ops import OpContext
 from binas.profile.cost import MAX_BITWISE, REAL_BITS, LayerCost, Shape

@@ -26,7 +26,7 @@ def inner_products(inputs: Tensor, geometry: Geometry) -> Iterator[Tensor]:
     length = geometry.in_channels // groups * size**2
     totals = inputs.new_zeros(groups, length, length, dtype=torch.float64)
     images = max(1, PATCHES_AT_A_TIME // max(1, inputs[0].numel() * size**2))
-    for block in inputs.split(images):
+    for block in torch.split(inputs, images):
         patches = F.unfold(block.double(), size, geometry.dilation, geometry.padding, geometry.stride)
         x = patches.view(len(block), groups, length, -1)
         totals += torch.einsum("ngsp,ngtp->gst", x, x)
