@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from binas.binarize.contract import ACTIVATION_BINARIZERS, ActivationBinarizer, Bases
 from binas.binarize.options import positive
-from binas.binarize.sign import sign, with_slope
+from binas.binarize.sign import sign, tanh_slope, with_slope
 from binas.errors import UserError
 
 
@@ -32,7 +31,7 @@ def ede_sign(x: Tensor, t: float, k: float) -> Tensor:
     Shape: any -> same.
     Reference: Qin et al., IR-Net, arXiv:1909.10788, sec. 3.3.
     """
-    return with_slope(x, sign(x), lambda x: k * t * (1 - torch.tanh(t * x).square()))
+    return with_slope(x, sign(x), lambda x: k * t * tanh_slope(t * x))
 
 
 @ACTIVATION_BINARIZERS.register("ede")

@@ -13,7 +13,7 @@ from binas.binarize.contract import (
     WeightBinarizer,
 )
 from binas.binarize.options import positive
-from binas.binarize.sign import sign, with_slope
+from binas.binarize.sign import sign, tanh_slope, with_slope
 from binas.errors import UserError
 
 
@@ -29,7 +29,7 @@ def sharpened_tanh(x: Tensor, sharpness: float, binary: bool) -> Tensor:
     """
     if not binary:
         return torch.tanh(sharpness * x)
-    return with_slope(x, sign(x), lambda x: sharpness * (1 - torch.tanh(sharpness * x).square()))
+    return with_slope(x, sign(x), lambda x: sharpness * tanh_slope(sharpness * x))
 
 
 class _Sharpness:
