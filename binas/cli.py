@@ -88,6 +88,7 @@ class _Parsers:
         _add_profile(self)
         _add_draw(self)
         _add_ops(self)
+        _add_binarizers(self)
         _add_data(self)
         _add_import(self)
 
@@ -155,7 +156,7 @@ def _plugins(command: _Command) -> _Command:
         action="append",
         default=[],
         metavar="FILE",
-        help="your own file of operations; may be repeated",
+        help="your own file of operations or binarizers; may be repeated",
     )
 
 
@@ -263,6 +264,20 @@ def _add_ops(parsers: _Parsers) -> None:
         "target", nargs="?", metavar="FILE:NAME", help="what to check: your file and a name in it, or a name"
     )
     command.add("--json", action="store_true", help="print JSON")
+    _plugins(command)
+
+
+def _add_binarizers(parsers: _Parsers) -> None:
+    command = parsers.command(
+        "binarizers",
+        "list the binarizers, or check one of your own",
+        "binas binarizers check my_binarizers.py tests the contract.",
+    )
+    command.add("action", nargs="?", choices=("list", "check"), default="list")
+    command.add(
+        "target", nargs="?", metavar="NAME", help="what to check: a name, your file, or your file:name"
+    )
+    command.add("--json", action="store_true", help="print JSON, with all variants")
     _plugins(command)
 
 

@@ -96,7 +96,7 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
     )
     recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
     device, data = device_of(recipe), open_data(recipe.data)
-    retraining = Retraining(genotype, recipe.retrain, data, recipe.seed, device, recipe.tensorboard)
+    retraining = Retraining(genotype, recipe.retrain, data, recipe.seed, device, recipe.tensorboard, plugins)
     with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)
@@ -199,6 +199,25 @@ def run_ops(options: Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def run_binarizers(options: Namespace, overrides: Overrides) -> int:
+    """binas binarizers"""
+    from binas.binarize.catalogue import rows, to_line
+    from binas.binarize.check import check_binarizer
+
+    load_plugins(options.plugins, REGISTRIES)
+    if options.action == "check":
+        if not options.target:
+            raise UserError("binarizers check: what? Give a name, or your file: my_binarizers.py")
+        for kind, name in _check_binarizers(options.target):
+            for line in check_binarizer(kind, name):
+                print(f"ok  {line}")
+            print(f"{name} keeps the contract of a binarizer ({kind})")
+        return 0
+    table = list(rows())
+    print(json.dumps(table) if options.json else "\n".join(map(to_line, table)))
+    return 0
+
+
 def run_data(options: Namespace, overrides: Overrides) -> int:
     """binas data"""
     from binas.data.opening import open_data
@@ -293,6 +312,28 @@ def _check_target(target: str) -> tuple[str, Any]:
         known = ", ".join(record.operations) or "nothing"
         raise UserError(f"{file}: defines no '{name}'; it registers {known}")
     return name, getattr(module, name)
+
+
+def _check_binarizers(target: str) -> list[tuple[str, str]]:
+    """Kind and name of what is to be checked: a registered name, FILE:NAME, or all that a file registers."""
+    from binas.binarize.catalogue import kinds_of
+
+    file, _, name = target.rpartition(":")
+    if not file and target.endswith(".py"):
+        file, name = target, ""
+    names = [name]
+    known: list[str] = []
+    if file:
+        known = [known for known in load_plugin(Path(file), REGISTRIES)[1].operations if kinds_of(known)]
+        names = [name] if name else known
+    found = [(kind, name) for name in names for kind in kinds_of(name)]
+    if not found or (file and name and name not in known):
+        raise UserError(
+            f"{target}: no such binarizer; "
+            + (f"{file} registers {', '.join(known) or 'none'}" if file else "binas binarizers lists all")
+            + "; register yours with @ACTIVATION_BINARIZERS.register(NAME) or WEIGHT_BINARIZERS"
+        )
+    return found
 
 
 def _draw_beside(genotype: Genotype, folder: Path) -> Path:

@@ -57,6 +57,7 @@ def _profile(options: Namespace, plugins: tuple[PluginRecord, ...]) -> tuple[Pro
             "binarization": structure.stage.binarization,
             "binarize_activations": structure.stage.binarize_activations,
             "binarize_weights": structure.stage.binarize_weights,
+            "layers": structure.stage.layers,
         }
     else:
         genotype = read_genotype(path, OPS)

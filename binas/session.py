@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from binas.arch.genotype import Genotype
-from binas.binarize import ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS
+from binas.binarize import ACTIVATION_BINARIZERS, GRADIENT_QUANTIZERS, WEIGHT_BINARIZERS
 from binas.config import load
 from binas.data.datasets import DATASETS
 from binas.errors import UserError
-from binas.ops import OPS
+from binas.ops import NONLINEARITIES, OPS
 from binas.plugins import PluginRecord, load_plugins, require_plugins
 from binas.recipe import Recipe, load_recipe
 from binas.run.device import pick_device
@@ -23,7 +23,9 @@ from binas.run.seeds import set_deterministic
 if TYPE_CHECKING:
     from binas.data.opening import Data
 
-REGISTRIES = (OPS, ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, DATASETS)
+REGISTRIES = (
+    OPS, NONLINEARITIES, ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, GRADIENT_QUANTIZERS, DATASETS,
+)  # fmt: skip
 """What a plug-in may register names in."""
 Overrides = dict[str, Any]
 

@@ -38,6 +38,11 @@ def binarization_with(kind: str, name: str, options: dict[str, Any]) -> Binariza
     return Binarization(**{kind: BinarizerSpec(name=name, **options)})
 
 
+def kinds_of(name: str) -> list[str]:
+    """The registries in which a name stands."""
+    return [kind for kind, registry in KINDS.items() if name in registry]
+
+
 def variants(kind: str, name: str) -> tuple[dict[str, Any], ...]:
     """The sets of options that an entry says should be built."""
     return tuple(getattr(KINDS[kind][name], "variants", ({},)))

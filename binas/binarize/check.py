@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binas.binarize.catalogue import KINDS, binarization_with, example, variants
+from binas.binarize.catalogue import binarization_with, example, variants
 from binas.binarize.contract import ActivationBinarizer, Bases, WeightBinarizer
 from binas.binarize.conv import BinaryConv2d
 from binas.binarize.precision import after_optimizer_step, set_progress
@@ -57,11 +57,6 @@ def check_binarizer(kind: str, name: str) -> Iterator[str]:
         except Exception as error:
             raise UserError(f"{kind} '{shown}' raised {type(error).__name__}: {error}") from error
         yield f"{shown}: codes, gradients and state in {len(LAYERS)} kinds of layers are as promised"
-
-
-def kinds_of(name: str) -> list[str]:
-    """The registries in which a name stands."""
-    return [kind for kind, registry in KINDS.items() if name in registry]
 
 
 def _require(condition: bool, message: str) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from binas.config import Config
 
+WHY_GATE = "channel gate: few weights, on averages over pixels"
+
 
 class GatingConfig(Config):
     """Settings of the channel gating that follows each binary convolution of an operation."""
@@ -36,7 +38,7 @@ class ChannelGate(nn.Module):
         self.squeeze = nn.Linear(in_channels, hidden, bias=False)
         self.expand = nn.Linear(hidden, out_channels, bias=False)
         for layer in (self.squeeze, self.expand):
-            layer.why_real = "channel gate: few weights, on averages over pixels"  # type: ignore[assignment]
+            layer.why_real = WHY_GATE  # type: ignore[assignment]
 
     def forward(self, y: Tensor, a: Tensor) -> Tensor:
         """See the class."""

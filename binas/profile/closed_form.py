@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from binas.arch.cell import edge_key
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype
 from binas.arch.layout import CellPlan, EdgeOperations, edge_operations, plan_cells
-from binas.arch.network import genotype_space
+from binas.arch.network import Network, genotype_space
 from binas.arch.space import NetworkSettings, SearchSpace
-from binas.binarize import Binarization
+from binas.binarize import Binarization, LayerRule, set_precision
 from binas.ops import OpContext
 from binas.profile.cost import LayerCost, Profile, Shape
-from binas.profile.executed import ROOT
+from binas.profile.executed import ROOT, profile_module
 from binas.profile.formulas import Place, activation, batch_norm, binary_conv, linear, pool, real_conv
 from binas.profile.operations import even, op_cost
 
@@ -37,8 +37,9 @@ def profile_genotype(
     binarization: Binarization | None = None,
     binarize_activations: bool = True,
     binarize_weights: bool = True,
+    layers: tuple[LayerRule, ...] | None = None,
 ) -> Profile:
-    """The profile of the network that a genotype stands for.
+    """The profile of the network that a genotype stands for; with rules for layers it is built and run.
 
     Args:
         genotype: the cells, with their space.
@@ -48,15 +49,28 @@ def profile_genotype(
         settings: None means the `network` settings of the genotype's space.
         binarization: of the training stage that counts; None means the space's.
         binarize_activations, binarize_weights: the switches of that stage.
+        layers: rules of that stage for single layers; None means the space's.
     """
     space = genotype_space(genotype)
     space.check_operations()
     settings = settings or space.network
+    rules = space.layers if layers is None else layers
+    if rules:
+        network = Network(
+            genotype,
+            in_channels,
+            num_classes,
+            settings,
+            (binarization or space.binarization,),
+            layers=(rules,),
+        )
+        set_precision(network, binarize_activations, binarize_weights)
+        return profile_module(network, in_channels, image_size)
     context = space.context(settings, (binarization,) if binarization else ())
     stem_channels = settings.stem_multiplier * settings.init_channels
     image = (in_channels, *image_size)
     stem = real_conv("stem.1", image, stem_channels, 3, 1, 1, why=WHY_STEM)
-    layers = [batch_norm("stem.0", image, affine=True), stem, activation("stem.2", stem.output_shape)]
+    counted = [batch_norm("stem.0", image, affine=True), stem, activation("stem.2", stem.output_shape)]
     unread: list[LayerCost] = []
     live = genotype.pruned()
     edges = {kind: edge_operations(live.cell(kind)) for kind in CELL_KINDS}
@@ -65,12 +79,12 @@ def profile_genotype(
     for plan in plan_cells(settings, space.num_nodes):
         place = Place(f"cells.{plan.index}", (), 1, context, binarize_activations, binarize_weights)
         cell = _Cell(plan, space, settings, place, before, previous)
-        layers += cell.layers(edges[plan.kind])
+        counted += cell.layers(edges[plan.kind])
         unread += cell.unread(edges[plan.kind], dropped[plan.kind])
         before, previous = previous, cell.output_shape
     head = linear("classifier", previous[0], num_classes, WHY_HEAD)
     average = LayerCost(ROOT, "pool", image, head.output_shape, extra_operations=math.prod(previous))
-    return Profile((*layers, head, average), tuple(unread))
+    return Profile((*counted, head, average), tuple(unread))
 
 
 def _dropped(edges: tuple[Edge, ...], live: tuple[Edge, ...]) -> EdgeOperations:

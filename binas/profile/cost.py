@@ -23,8 +23,9 @@ m-bit codes on n-bit codes are m·n BOPs (m, n up to 8); real weights on binary 
 FLOPs. "Convolutions and linear" counts these layers' operations only; a bias belongs to its accumulation.
 "Everything" adds to the FLOPs: batch-norm 1 per element; k×k pool k² per output element, global average
 1 per input element; activation 1 per element; sign 1 per input element and scale 1 per output element of
-a binary convolution; addition 1 per element. Copies, padding, concatenation and shuffles are free.
-Bits = binary weights × 1 + 32 × (real-valued parameters + scale and shift of affine batch-norms).
+a binary convolution (1 for each of several scales inside its kernel); addition 1 per element. Copies,
+padding, concatenation and shuffles are free. Bits = binary weights × bits of a code × bases (1 for ±1,
+2 for ternary ones) + 32 × (real-valued parameters + scale and shift of affine batch-norms).
 Running statistics, what only training uses (auxiliary head, latent weights) and binarizers of other
 stages are not counted. Packed bytes are bits/8, rounded up per layer. The scale per filter of a binary
 convolution, 32 bit each, follows from its latent weights: it is no parameter and not in the bits, but a

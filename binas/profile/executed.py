@@ -67,6 +67,8 @@ class _Frame:
     extra: int = 0
     scale_bits: int = 0
     num_weight_bases: int = 1
+    num_input_bases: int = 1
+    kernel_scales: int = 0
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -105,6 +107,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _is_binarizer(frame.module):
             self._leave_binarizer(frame, inputs[0], output)
             return
+        if any(_is_binarizer(outer.module) for outer in self.frames):
+            return
         layer = self._layer(frame, _shape(inputs), _shape((output,)))
         if layer is not None:
             before = self.layers.pop((layer.name, layer.kind), None)
@@ -114,9 +118,15 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owner = self.frames[-1]
         if isinstance(frame.module, ActivationBinarizer):
             owner.extra += x.numel() * len(bases)
+            owner.num_input_bases = len(bases)
         else:
             owner.num_weight_bases = len(bases)
             owner.scale_bits += REAL_BITS * sum(scale.numel() for _, scale in bases if scale is not None)
+            if isinstance(frame.module, WeightBinarizer) and frame.module.scales == "kernel":
+                scaled = [(codes, scale) for codes, scale in bases if scale is not None]
+                owner.kernel_scales += sum(scale.numel() for _, scale in scaled)
+                # the layer multiplies them into the kernel, but integer sums are scaled place by place
+                owner.extra -= sum(codes.numel() for codes, _ in scaled)
 
     def _layer(self, frame: _Frame, input_shape: Shape, output_shape: Shape) -> LayerCost | None:
         module, name = frame.module, frame.name or ROOT
@@ -124,6 +134,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not (frame.kind or binary or real or norm):
             return None
         input_bits, weight_bits = _bits(module)
+        kernel_scalings = frame.kernel_scales * frame.num_input_bases * math.prod(output_shape)
         return LayerCost(
             name,
             frame.kind or "parameters",
@@ -136,7 +147,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             norm_parameters=norm,
             flops=frame.macs,
             bops=frame.bitwise_macs * input_bits * weight_bits,
-            extra_operations=frame.extra,
+            extra_operations=frame.extra + kernel_scalings,
             scale_bits=frame.scale_bits,
             why_real=str(getattr(module, "why_real", "")),
         )

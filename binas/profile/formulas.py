@@ -1,22 +1,32 @@
 """The closed forms of single layers: from shapes to a `LayerCost`, without building anything.
 
-A binarizer that is not the package's own is asked for its parameters and scales: it runs alone on torch's
-meta device, which holds no numbers.
+Binarizers are asked for their parameters and scales: they run alone on torch's meta device, which holds
+no numbers, or on the CPU where they cannot run there; once for each kind of layer.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
-from binas.binarize import ActivationBinarizer, WeightBinarizer
-from binas.binarize.schemes.approx_sign import ApproxSign
-from binas.binarize.schemes.straight_through import Sign
-from binas.binarize.schemes.xnor import Xnor, XnorReleased
+from binas.binarize import (
+    ACTIVATION_BINARIZERS,
+    WEIGHT_BINARIZERS,
+    ActivationBinarizer,
+    Binarization,
+    Geometry,
+    WeightBinarizer,
+)
+from binas.binarize.contract import Bases
+from binas.errors import UserError
 from binas.ops import OpContext
+from binas.ops.gating import WHY_GATE
+from binas.ops.nonlinearities import build_nonlinearity
 from binas.profile.cost import MAX_BITWISE, REAL_BITS, LayerCost, Shape
+from binas.profile.executed import executed_layers
 
 
 @dataclass(frozen=True)
@@ -41,31 +51,83 @@ class Place:
 
 @dataclass(frozen=True)
 class BinarizerCost:
-    """What a binarizer adds to its layer: bits of a code, pairs of codes and scale, parameters, scales."""
+    """What a binarizer adds to its layer.
+
+    Args:
+        bits: of a code.
+        num_bases: pairs of codes and scale.
+        parameters: that it learns.
+        scaled_bases: pairs whose scale multiplies outputs.
+        scale_elements: numbers in all scales.
+        kernel_scales: numbers in scales that multiply the kernel.
+    """
 
     bits: int = REAL_BITS
     num_bases: int = 1
     parameters: int = 0
     scaled_bases: int = 0
     scale_elements: int = 0
+    kernel_scales: int = 0
 
 
-def binarizer_cost(binarizer: ActivationBinarizer | WeightBinarizer, shape: Shape) -> BinarizerCost:
-    """What a binarizer, standing on its own, adds for an input of that shape."""
-    if type(binarizer) in (Sign, ApproxSign):
-        return BinarizerCost(bits=1)
-    if type(binarizer) in (Xnor, XnorReleased):
-        return BinarizerCost(bits=1, scaled_bases=1, scale_elements=shape[0])
-    meta = torch.device("meta")
-    with torch.no_grad():
-        bases = binarizer.to(meta)(torch.empty(shape, device=meta))
+def binarizer_costs(
+    binarization: Binarization, geometry: Geometry, shape: Shape
+) -> tuple[BinarizerCost, BinarizerCost]:
+    """What the binarizers of activations and weights add in a layer of that geometry.
+
+    Args:
+        shape: (C, H, W) of the layer's input.
+    """
+    # a plug-in that is loaded anew is another factory under the same name
+    factories = (
+        ACTIVATION_BINARIZERS[binarization.activation.name],
+        WEIGHT_BINARIZERS[binarization.weight.name],
+    )
+    return _binarizer_costs(binarization, factories, geometry, shape)
+
+
+@lru_cache(maxsize=4096)
+def _binarizer_costs(
+    binarization: Binarization, factories: tuple[object, object], geometry: Geometry, shape: Shape
+) -> tuple[BinarizerCost, BinarizerCost]:
+    try:
+        return _costs_on("meta", binarization, geometry, shape)
+    except UserError:
+        raise
+    except Exception:  # some read numbers, which the meta device does not have
+        return _costs_on("cpu", binarization, geometry, shape)
+
+
+def _costs_on(
+    device: str, binarization: Binarization, geometry: Geometry, shape: Shape
+) -> tuple[BinarizerCost, BinarizerCost]:
+    with torch.device(device), torch.random.fork_rng(devices=[]), torch.no_grad():
+        activation = binarization.build_activation(geometry.in_channels).eval()
+        activation.bind(geometry)
+        inputs = activation(torch.zeros(1, *shape))
+        filters = _filters(geometry)
+        weight = binarization.build_weight(filters).eval()
+        weights = weight(torch.zeros(filters))
+    return _cost(activation, inputs), _cost(weight, weights)
+
+
+def _filters(geometry: Geometry) -> torch.Size:
+    """The shape of a convolution's weight."""
+    inputs = geometry.in_channels // geometry.groups
+    return torch.Size((geometry.out_channels, inputs, geometry.kernel_size, geometry.kernel_size))
+
+
+def _cost(binarizer: ActivationBinarizer | WeightBinarizer, bases: Bases) -> BinarizerCost:
     scales = [scale for _, scale in bases if scale is not None]
+    elements = sum(scale.numel() for scale in scales)
+    in_kernel = isinstance(binarizer, WeightBinarizer) and binarizer.scales == "kernel"
     return BinarizerCost(
         binarizer.bits,
         len(bases),
         sum(parameter.numel() for parameter in binarizer.parameters()),
-        len(scales),
-        sum(scale.numel() for scale in scales),
+        0 if in_kernel else len(scales),
+        elements,
+        elements if in_kernel else 0,
     )
 
 
@@ -101,19 +163,19 @@ def binary_conv(
 ) -> LayerCost:  # fmt: skip
     """A `BinaryConv2d` under the binarization and the switches of a place."""
     binarization = place.context.binarizations[0]
-    filters = torch.Size((channels, shape[0] // groups, kernel, kernel))
+    geometry = Geometry(kernel, stride, padding, dilation, groups, shape[0], channels)
     # the parameters of both binarizers are the layer's, whether a switch turns it off or not
-    activation = binarizer_cost(binarization.build_activation(shape[0]), (1, *shape))
-    weight = binarizer_cost(binarization.build_weight(filters), filters)
+    activation, weight = binarizer_costs(binarization, geometry, shape)
     own = activation.parameters + weight.parameters
     activation = activation if place.binarize_activations else BinarizerCost()
     weight = weight if place.binarize_weights else BinarizerCost()
     output = convolved(shape, channels, kernel, stride, padding, dilation)
-    weights = filters.numel()
+    weights = _filters(geometry).numel()
     passes = activation.num_bases * weight.num_bases
     macs = weights * math.prod(output[1:]) * passes
     bitwise = max(activation.bits, weight.bits) <= MAX_BITWISE
-    scalings = activation.num_bases * weight.scaled_bases + weight.num_bases * activation.scaled_bases
+    scalings = activation.num_bases * (weight.scaled_bases + weight.kernel_scales)
+    scalings += weight.num_bases * activation.scaled_bases
     signs = math.prod(shape) * activation.num_bases if place.binarize_activations else 0
     return LayerCost(
         name,
@@ -169,4 +231,35 @@ def activation(name: str, shape: Shape, slopes: int = 0) -> LayerCost:
         real_parameters=slopes,
         extra_operations=math.prod(shape),
         why_real="a learned slope per channel" if slopes else "",
+    )
+
+
+def nonlinearity(name: str, shape: Shape, kind: str) -> tuple[LayerCost, ...]:
+    """An activation by its registered name: relu, prelu and none in closed form, others as they run alone."""
+    if kind in ("relu", "prelu"):
+        return (activation(name, shape, shape[0] if kind == "prelu" else 0),)
+    if kind == "none":
+        return ()
+    with torch.device("meta"):
+        module = build_nonlinearity(kind, shape[0])
+        return tuple(executed_layers(module, torch.zeros(1, *shape), name))
+
+
+def channel_gate(
+    name: str, shape: Shape, output_shape: Shape, reduction: int
+) -> tuple[LayerCost, LayerCost, LayerCost]:
+    """A `ChannelGate`: its two linear layers, then average, activations and multiplication."""
+    hidden = max(1, shape[0] // reduction)
+    extra = math.prod(shape) + hidden + output_shape[0] + math.prod(output_shape)
+    return (
+        _bias_free(f"{name}.squeeze", shape[0], hidden),
+        _bias_free(f"{name}.expand", hidden, output_shape[0]),
+        LayerCost(name, "pool", output_shape, output_shape, extra_operations=extra),
+    )
+
+
+def _bias_free(name: str, inputs: int, outputs: int) -> LayerCost:
+    weights = inputs * outputs
+    return LayerCost(
+        name, "linear", (inputs,), (outputs,), real_parameters=weights, flops=weights, why_real=WHY_GATE
     )

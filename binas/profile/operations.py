@@ -18,7 +18,15 @@ from binas.errors import UserError
 from binas.ops import OPS, build_op
 from binas.profile.cost import LayerCost, Shape
 from binas.profile.executed import executed_layers
-from binas.profile.formulas import Place, activation, batch_norm, binary_conv, convolved, pool
+from binas.profile.formulas import (
+    Place,
+    batch_norm,
+    binary_conv,
+    channel_gate,
+    convolved,
+    nonlinearity,
+    pool,
+)
 
 
 class OpCost(NamedTuple):
@@ -51,9 +59,10 @@ def _binary_block(
     conv = binary_conv(place, f"{name}.conv", shape, channels, kernel, stride, padding, dilation, groups)
     layers = [batch_norm(f"{name}.norm", shape, place.context.batch_norm_affine)] if norm else []
     layers.append(conv)
-    if place.context.activation != "none":
-        slopes = channels if place.context.activation == "prelu" else 0
-        layers.append(activation(f"{name}.activation", conv.output_shape, slopes))
+    gating = place.context.gating
+    if gating is not None:
+        layers += channel_gate(f"{name}.gating", shape, conv.output_shape, gating.reduction)
+    layers += nonlinearity(f"{name}.activation", conv.output_shape, place.context.activation)
     return layers
 
 
