@@ -1,0 +1,119 @@
+"""A published network from its name and options: the choice a recipe makes, and the module built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ConfigDict, model_validator
+from torch import nn
+
+from binas.binarize import BinaryConv2d
+from binas.config import Config, build, describe, merged
+from binas.errors import UserError
+from binas.models.registry import MODELS, Model, ModelOptions, Task
+
+
+class ModelChoice(Config):
+    """A published network: its registered name, and the options that differ from its paper's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """Registered name, see `binas models`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        # an override inside a word, `model: vgg10` and --model.width 0.5, arrives as a change to a base
+        if isinstance(value, dict) and isinstance(value.get("base"), str) and "name" not in value:
+            return {"name": value["base"], **{key: inner for key, inner in value.items() if key != "base"}}
+        return value
+
+    @model_validator(mode="after")
+    def _options_are_known(self) -> ModelChoice:
+        self.options()
+        return self
+
+    @property
+    def model(self) -> Model:
+        """The network's entry in the registry."""
+        return MODELS[self.name]
+
+    def options(self) -> ModelOptions:
+        """The paper's options with the changes laid over them, checked."""
+        paper = self.model.options
+        given = dict(self.model_extra or {})
+        return build(type(paper), merged(paper.model_dump(), given), "model")
+
+    def words(self) -> str:
+        """Name and changed options in one line."""
+        changes = ", ".join(f"{key} {value}" for key, value in (self.model_extra or {}).items())
+        return f"{self.name} ({changes})" if changes else self.name
+
+
+def build_model(choice: ModelChoice, task: Task) -> nn.Module:
+    """The network of that choice, with fresh weights.
+
+    Args:
+        task: without binarizations the paper's own is taken.
+    Raises:
+        UserError: an option does not fit the others, or an auxiliary head is wanted where there is none.
+    """
+    model, options = choice.model, choice.options()
+    if task.auxiliary and not model.has_auxiliary:
+        raise UserError(f"model: '{choice.name}' has no auxiliary head; set retrain.auxiliary_weight to 0")
+    if not task.binarizations:
+        task = replace(task, binarizations=(model.binarization,))
+    network = model.build(options, task)
+    if options.real:
+        make_real(network, model.twin_activation == "relu")
+    return network
+
+
+def make_real(network: nn.Module, relu: bool) -> None:
+    """Put a real-valued convolution in the place of every binary one: the full-precision twin.
+
+    Args:
+        relu: whether a ReLU stands before each, in place of the sign; not before one that reads pixels.
+    """
+    for name, layer in list(network.named_modules()):
+        if not isinstance(layer, BinaryConv2d):
+            continue
+        conv = nn.Conv2d(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+            layer.dilation, layer.groups, bias=False,
+        )  # fmt: skip
+        conv.why_real = "the full-precision twin: real: true"  # type: ignore[assignment]
+        parent, _, key = name.rpartition(".")
+        holder = network.get_submodule(parent)
+        holder.add_module(key, nn.Sequential(nn.ReLU(), conv) if relu else conv)
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """What `binas models` tells of a network: name, paper, summary, binarization, options."""
+    model = MODELS[name]
+    text = (model.build.__doc__ or "").split("\n\n")[0]
+    defaults = model.options.model_dump(mode="json")
+    return {
+        "name": name,
+        "paper": model.paper,
+        "summary": " ".join(text.split()),
+        "activation": model.binarization.activation.name,
+        "weight": model.binarization.weight.name,
+        "options": {
+            key: {"default": defaults[key], "help": text}
+            for key, _, text in describe(type(model.options))
+            if key in defaults
+        },
+    }
+
+
+def option_words(options: dict[str, dict[str, Any]]) -> Sequence[str]:
+    """A line for each option with its default and help."""
+    return [
+        f"--model.{key} (default: {entry['default']!r}): {entry['help']}" for key, entry in options.items()
+    ]

@@ -1,0 +1,95 @@
+"""Published networks by name: what each is built from, its options, its own binarization, its source.
+
+A builder is called as `build(options, task)` and gives a module from (N, C, H, W) to (N, num_classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from binas.binarize import Binarization
+from binas.config import Config
+from binas.registry import Registry
+
+
+class ModelOptions(Config):
+    """What every published network lets a recipe change."""
+
+    real: bool = False
+    """The full-precision twin: every binary convolution becomes a real-valued one."""
+
+
+class WidthOptions(ModelOptions):
+    """Options of networks whose channels all scale."""
+
+    width: float = Field(1.0, gt=0, le=16)
+    """Multiplies the channels of every layer, rounded to a multiple of 8."""
+
+
+class StemOptions(WidthOptions):
+    """Options of networks that were published for ImageNet."""
+
+    stem: Literal["imagenet", "grouped", "cifar"] = "imagenet"
+    """imagenet: 7×7 stride 2 and a pool; grouped: three 3×3 in its place; cifar: 3×3 stride 1, no pool."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is built for.
+
+    Args:
+        in_channels: of the images.
+        image_size: height and width in pixels.
+        num_classes: outputs.
+        binarizations: of all training stages, the first one active at first.
+        auxiliary: whether a second classifier is wanted in training, where the network has one.
+    """
+
+    in_channels: int
+    image_size: tuple[int, int]
+    num_classes: int
+    binarizations: tuple[Binarization, ...] = (Binarization(),)
+    auxiliary: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """A published network.
+
+    Args:
+        build: gives the module for options and a task.
+        options: those of the paper; their type says what else there is.
+        binarization: the paper's.
+        paper: short citation.
+        twin_activation: what stands before each convolution of the full-precision twin in place of the
+            sign: `relu`, or `none` where the network has activations of its own.
+        has_auxiliary: whether it can have a second classifier.
+    """
+
+    build: Callable[[Any, Task], nn.Module]
+    options: ModelOptions
+    binarization: Binarization
+    paper: str
+    twin_activation: Literal["relu", "none"] = "relu"
+    has_auxiliary: bool = False
+
+
+MODELS: Registry[Model] = Registry("model")
+
+
+def register_models(
+    build: Callable[[Any, Task], nn.Module],
+    variants: Mapping[str, ModelOptions],
+    binarization: Binarization,
+    paper: str,
+    twin_activation: Literal["relu", "none"] = "relu",
+    has_auxiliary: bool = False,
+) -> None:
+    """Register the variants of a family, each under its name with the options of its paper."""
+    for name, options in variants.items():
+        MODELS.register(name)(Model(build, options, binarization, paper, twin_activation, has_auxiliary))
