@@ -80,17 +80,20 @@ def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[Network, 
     structure = _structure(checkpoint, path, plugins)
     network = structure.build_network()
     load_weights(network, checkpoint.state.get("model"), path)
-    set_progress(network, _progress(checkpoint, structure, path))
+    epoch = _epoch(checkpoint, path)
+    # annealed binarizers compute what they computed when the checkpoint was written
+    set_progress(network, epoch / structure.stage.epochs)
+    structure.stage.begin_epoch(network, max(epoch - 1, 0))
     return network.eval(), structure, checkpoint
 
 
-def _progress(checkpoint: Checkpoint, structure: ModelStructure, path: Path) -> float:
-    # annealed binarizers compute what they computed when the checkpoint was written
+def _epoch(checkpoint: Checkpoint, path: Path) -> int:
+    """How many epochs of the stage are done."""
     position = checkpoint.state.get("position")
     epoch = position.get("epoch") if isinstance(position, dict) else None
     if type(epoch) is not int:
         raise UserError(f"{path}: is damaged: it lacks its position; train again")
-    return epoch / structure.stage.epochs
+    return epoch
 
 
 def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:

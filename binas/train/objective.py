@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from binas.errors import UserError
 from binas.train.compactness import Centres, centred_layer
 from binas.train.distillation import divergence, soft_cross_entropy, transfer_loss
 from binas.train.regularizer import batch_norm_penalty
 from binas.train.stage import StageConfig
-from binas.train.teacher import Teacher
+from binas.train.teacher import Teacher, file_digests
 from binas.train.watch import Watch
 
 
@@ -33,6 +35,7 @@ class Objective:
         """What is trained or remembered beside the network, and stored in the checkpoint."""
         if teacher is not None and teacher.is_trained:
             self.trained["teacher"] = teacher.network
+        self.teacher_files = file_digests(stage.teacher)
         self._centred = ""
         inputs = []
         if stage.compactness is not None:
@@ -96,12 +99,21 @@ class Objective:
         return {name: p for name, p in self.trained.named_parameters() if p.requires_grad}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint stores."""
-        return self.trained.state_dict()
+        """What a checkpoint stores: what is trained or remembered, and which files the teacher is."""
+        return {"tensors": self.trained.state_dict(), "teacher_files": self.teacher_files}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave, strictly."""
-        self.trained.load_state_dict(state)
+    def load(self, state: Mapping[str, Any], path: Path) -> None:
+        """What `state` gave, strictly; `path` is for errors.
+
+        Raises:
+            UserError: the teacher's files have changed since.
+        """
+        if state.get("teacher_files", []) != self.teacher_files:
+            raise UserError(
+                f"{path}: teacher: its files are not those that the stage was started with; put them back, or"
+                " train again"
+            )
+        self.trained.load_state_dict(state.get("tensors", {}))
 
     def close(self) -> None:
         """Lets the network go; called at the end of the stage."""

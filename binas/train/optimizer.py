@@ -18,15 +18,15 @@ from binas.errors import UserError
 from binas.train.bop import Bop
 
 Shape = Literal["constant", "linear", "cosine", "exponential"]
-Plain = Literal[
-    "sgd", "adam", "momentum", "nesterov", "adamw", "radam", "rmsprop", "adagrad", "adadelta"
+Name = Literal[
+    "sgd", "adam", "momentum", "nesterov", "adamw", "radam", "rmsprop", "adagrad", "adadelta", "bop"
 ]  # fmt: skip
 
 
 class OptimizerConfig(Config):
     """An optimizer and its hyper-parameters."""
 
-    name: Plain | Literal["bop"] = "adam"
+    name: Name = "adam"
     """Which one; momentum and nesterov are sgd with them; bop flips binary weights (weight: {name: bop})."""
     learning_rate: float = Field(1e-3, gt=0, le=1e37)
     """Highest learning rate, at the start of the curve."""
@@ -46,11 +46,13 @@ class OptimizerConfig(Config):
     """Of bop: weight of the new gradient in the average; it follows the learning-rate curve."""
     threshold: float = Field(1e-8, ge=0)
     """Of bop: a weight flips where the average of its gradient is at least so large."""
-    others: Plain = "adam"
+    others: Name = "adam"
     """Of bop: the optimizer of all other parameters; learning_rate and the rest are its own."""
 
     @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> OptimizerConfig:
+    def _fits_together(self) -> OptimizerConfig:
+        if self.others == "bop":
+            raise ValueError("others: bop flips binary weights only; name an ordinary optimizer")
         kind = self.others if self.name == "bop" else self.name
         if self.momentum == 0 and (kind == "nesterov" or (kind == "sgd" and self.nesterov)):
             raise ValueError("nesterov needs a momentum above 0")
@@ -58,10 +60,6 @@ class OptimizerConfig(Config):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer over these parameters."""
-        if self.name == "bop":
-            raise UserError(
-                "optimizer 'bop' flips the weights of binary convolutions and nothing else; name another one"
-            )
         return self._plain([{"params": list(parameters)}], self.name)
 
     def build_for(self, model: nn.Module, more: Iterable[nn.Parameter] = ()) -> Optimizer:
@@ -101,7 +99,7 @@ class OptimizerConfig(Config):
             raise UserError("optimizer 'bop': the stage has no binary weights to flip; name another one")
         return Bop(flipped, self.gamma, self.threshold, self._plain(groups, self.others))
 
-    def _plain(self, groups: list[dict[str, Any]], name: Plain) -> Optimizer:
+    def _plain(self, groups: list[dict[str, Any]], name: Name) -> Optimizer:
         shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         adaptive = shared | ({} if self.epsilon is None else {"eps": self.epsilon})
         old = self.smoothing
@@ -123,6 +121,10 @@ class OptimizerConfig(Config):
                 return torch.optim.Adagrad(groups, **adaptive)
             case "adadelta":
                 return torch.optim.Adadelta(groups, rho=0.9 if old is None else old, **adaptive)
+            case "bop":
+                raise UserError(
+                    "optimizer 'bop' flips the weights of binary convolutions and nothing else; name another one"
+                )
 
 
 class Curve(Config):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import nn
 
 from binas.binarize import binary_convolutions
+from binas.binarize.schemes.inq import Inq
 from binas.config import Config
 from binas.errors import UserError
 
@@ -68,3 +68,23 @@ class Portions(Config):
     def share(self, epoch: int) -> float:
         """The share that is fixed in an epoch (from 0)."""
         return self.shares[min(epoch // self.epochs_per_portion, len(self.shares) - 1)]
+
+    def apply(self, model: nn.Module, epoch: int) -> float:
+        """Fixes that share of the weights of every layer, instead of what progress would ask for; gives it.
+
+        Raises:
+            UserError: a layer's weight binarizer is another one.
+        """
+        share = self.share(epoch)
+        for name, conv in binary_convolutions(model):
+            binarizer = conv.weight_binarizer
+            if not conv.binarize_weights:
+                continue
+            if not isinstance(binarizer, Inq):
+                raise UserError(
+                    f"portions: '{name}' has another weight binarizer; the stage needs"
+                    " binarization.weight: {name: inq}, or leave the key out"
+                )
+            binarizer.portions, binarizer.warm_up = (share,), 0.0
+            binarizer.freeze(conv.weight, share)
+        return share

@@ -28,10 +28,13 @@ from binas.run.metrics import MetricsLog
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
+from binas.train.flips import flip_ratio, weight_codes
 from binas.train.loop import EVALUATION_BATCH_SIZE, accuracy, check_weights, evaluate, run_epoch
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights
+from binas.train.objective import Objective
 from binas.train.optimizer import set_learning_rate
 from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.teacher import open_teacher
 
 
 @dataclass
@@ -72,9 +75,10 @@ class Retraining:
         self.structure = _structure(genotype, config, self.stages, data, plugins)
         seed_everything(seed, "weights")
         self.network = self.structure.build_network().to(device)
+        self.plugins = plugins
         for stage in self.stages:
-            if stage.initial_checkpoint is not None:
-                check_fits(self.network, _initial_weights(stage.initial_checkpoint), stage.initial_checkpoint)
+            if stage.starts_from is not None:
+                check_fits(self.network, _initial_weights(stage.starts_from), stage.starts_from)
         train, validation = data.retrain(config.validation_fraction)
         self.train_batches = Batches(
             train, config.batch_size, device, data.mean, data.std, data.config.augmentation,
@@ -88,10 +92,13 @@ class Retraining:
         )
         self.position = Position()
         self.optimizer: torch.optim.Optimizer | None = None
+        self.objective: Objective | None = None
 
     def run(self, folder: RunFolder) -> dict[str, Any]:
         """Trains to the end, from the folder's checkpoint where there is one; gives what was reached."""
         resumed = self._restore(folder.checkpoint) if folder.checkpoint.exists() else False
+        for stage in self.stages[self.position.stage + 1 :]:
+            self._objective(stage).close()  # a teacher that does not fit is told before any training
         log = MetricsLog(folder.path, self.position.step, tensorboard=self.tensorboard)
         watch = Stopwatch()
         try:
@@ -114,11 +121,15 @@ class Retraining:
         stage.apply(self.network)
         self.structure = self.structure.model_copy(update={"stage": stage})
         carried = "weights and batch-norm statistics of the stage before" if number > 1 else "nothing"
-        if stage.initial_checkpoint is not None:
-            weights = _initial_weights(stage.initial_checkpoint)
-            load_weights(self.network, weights, stage.initial_checkpoint)
-            carried = f"weights and batch-norm statistics of {stage.initial_checkpoint}"
-        self.optimizer = stage.optimizer.build(self._trained().values())
+        if stage.starts_from is not None:
+            load_weights(self.network, _initial_weights(stage.starts_from), stage.starts_from)
+            carried = f"weights and batch-norm statistics of {stage.starts_from}"
+        if stage.hashing is not None:
+            order = derive_seed(self.seed, "order", stage.name, 0)
+            images = next(iter(self.train_batches.epoch(order)))[0]
+            carried += f", binary weights of {stage.hashing.apply(self.network, images)} layers hashed"
+        self.objective = self._objective(stage)
+        self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
         say(
             f"stage {number}/{len(self.stages)} '{stage.name}': {stage.precision_words()};"
             f" carried over: {carried}; reset: optimizer state, learning rate"
@@ -130,16 +141,22 @@ class Retraining:
         assert self.optimizer is not None
         seed_everything(self.seed, "retrain", stage.name, position.epoch)
         self.network.train()
+        set_progress(self.network, position.epoch / stage.epochs)
+        binary = stage.begin_epoch(self.network, position.epoch)
+        codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
         stepper = _Stepper(
-            self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches)
-        )
+            self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches),
+            self.objective,
+        )  # fmt: skip
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
         result = run_epoch(
             self.train_batches.epoch(order), len(self.train_batches), stepper.step, description
         )
         check_weights(self.network, description)
         values = {f"train_{name}": value for name, value in result.means.items()}
+        flips = flip_ratio(codes, weight_codes(self.network))
+        values |= binary if flips is None else {**binary, "flip_ratio": flips}
         set_progress(self.network, (position.epoch + 1) / stage.epochs)
         if self.validation_batches is not None:
             validation = evaluate(self.network, self.validation_batches, stage.loss)
@@ -166,9 +183,12 @@ class Retraining:
         position.stage += 1
         position.epoch, position.best_accuracy, position.epochs_since_best = 0, -1.0, 0
         self.optimizer = None
+        if self.objective is not None:
+            self.objective.close()
+            self.objective = None
 
     def _save(self, path: Path) -> None:
-        assert self.optimizer is not None
+        assert self.optimizer is not None and self.objective is not None
         save_checkpoint(
             path,
             KIND,
@@ -176,6 +196,7 @@ class Retraining:
             {
                 "model": self.network.state_dict(),
                 "optimizer": optimizer_state(self.optimizer, self._trained()),
+                "objective": self.objective.state(),
                 "position": vars(self.position),
             },
         )
@@ -187,13 +208,23 @@ class Retraining:
         stage.apply(self.network)
         self.structure = self.structure.model_copy(update={"stage": stage})
         load_weights(self.network, checkpoint.state["model"], path)
-        self.optimizer = stage.optimizer.build(self._trained().values())
+        self.objective = self._objective(stage)
+        self.objective.load(checkpoint.state.get("objective", {}), path)
+        self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
         load_optimizer_state(self.optimizer, checkpoint.state["optimizer"], self._trained())
         say(f"resumed '{stage.name}' after epoch {self.position.epoch}/{stage.epochs}")
         return True
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        network = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        return network | ({} if self.objective is None else self.objective.named_parameters())
+
+    def _objective(self, stage: StageConfig) -> Objective:
+        teacher = None
+        if stage.teacher is not None:
+            seed_everything(self.seed, "teacher", stage.name)
+            teacher = open_teacher(stage.teacher, self.structure, self.plugins, self.device)
+        return Objective(stage, self.network, self.structure.num_classes, teacher)
 
     def _count_plateau(self, values: Mapping[str, float]) -> None:
         position = self.position
@@ -215,8 +246,9 @@ class _Stepper:
 
     def __init__(
         self, network: Network, optimizer: torch.optim.Optimizer, stage: StageConfig,
-        config: RetrainConfig, epoch: int, steps_per_epoch: int,
+        config: RetrainConfig, epoch: int, steps_per_epoch: int, objective: Objective | None = None,
     ) -> None:  # fmt: skip
+        self.objective = objective or Objective(stage, network, network.num_classes)
         self.network, self.optimizer, self.stage, self.config = network, optimizer, stage, config
         self.done = epoch * steps_per_epoch
         self.total = stage.epochs * steps_per_epoch
@@ -231,8 +263,8 @@ class _Stepper:
         self.network.drop_rate = self.config.drop_path * progress
         output = self.network(images)
         logits, auxiliary = output if isinstance(output, tuple) else (output, None)
-        loss = self.stage.loss(logits, labels)
-        values = {"loss": loss, "accuracy": accuracy(logits, labels)}
+        loss, terms = self.objective(images, logits, labels)
+        values = {"loss": loss, **terms, "accuracy": accuracy(logits, labels)}
         if auxiliary is not None:
             loss = loss + self.config.auxiliary_weight * self.stage.loss(auxiliary, labels)
         self.optimizer.zero_grad(set_to_none=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from binas.arch.space import NetworkSettings, SearchSpace
@@ -65,12 +65,37 @@ class StageConfig(Config):
     portions: Portions | None = None
     """Weights become powers of two portion by portion (weight: {name: inq})."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> StageConfig:
+        if self.layerwise is not None and self.optimizer.name == "bop":
+            raise ValueError("layerwise needs latent weights, and optimizer bop has none; leave one out")
+        if self.layerwise is not None and self.hashing is not None:
+            raise ValueError("hashing starts layers that are binary from the start; leave layerwise out")
+        return self
+
     def apply(self, model: nn.Module) -> None:
         """Put a network into this stage: precision, estimators (null leaves them), batch-norm averaging."""
         set_precision(
             model, self.binarize_activations, self.binarize_weights, self.binarization, self.layers or ()
         )
         set_batch_norm_decay(model, self.batch_norm_decay)
+
+    def begin_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        """Switch on what is binary in an epoch (from 0) of a procedure; gives figures for the log."""
+        figures: dict[str, float] = {}
+        if self.layerwise is not None:
+            self.apply(model)
+            figures["binary_layers"] = float(len(self.layerwise.apply(model, epoch)))
+        if self.portions is not None:
+            figures["fixed_share"] = self.portions.apply(model, epoch)
+        return figures
+
+    @property
+    def starts_from(self) -> Path | None:
+        """The checkpoint whose weights it starts with."""
+        if self.initial_checkpoint is None and self.teacher is not None and self.teacher.mode == "fine_tune":
+            return self.teacher.checkpoints[0]
+        return self.initial_checkpoint
 
     def completed(self, space: SearchSpace) -> StageConfig:
         """The same with what the space says where this stage says nothing."""
