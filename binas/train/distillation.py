@@ -111,7 +111,9 @@ def attention_map(features: Tensor) -> Tensor:
     return F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
 
 
-def transfer_loss(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], config: FeatureTransfer) -> Tensor:
+def transfer_loss(
+    student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], config: FeatureTransfer
+) -> Tensor:
     """The weighted sum over all layers of the difference between two networks' inner outputs.
 
     l2         mean over all elements of (s − t)²

@@ -34,8 +34,6 @@ def flip_ratio(before: Codes, after: Codes) -> float | None:
     Reference: Helwegen et al., Latent Weights Do Not Exist, arXiv:1906.02107, sec. 5 (flips per update);
         here from the start of an epoch to its end, so a weight that flips twice counts as none.
     """
-    pairs = [
-        pair for name in before if name in after for pair in zip(before[name], after[name], strict=True)
-    ]
+    pairs = [pair for name in before if name in after for pair in zip(before[name], after[name], strict=True)]
     total = sum(code.numel() for code, _ in pairs)
     return sum(int((old != new).sum()) for old, new in pairs) / total if total else None

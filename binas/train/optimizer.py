@@ -97,7 +97,8 @@ class OptimizerConfig(Config):
             return self._plain(groups, self.name)
         if not flipped:
             raise UserError("optimizer 'bop': the stage has no binary weights to flip; name another one")
-        return Bop(flipped, self.gamma, self.threshold, self._plain(groups, self.others))
+        others = self._plain(groups or [{"params": []}], self.others)
+        return Bop(flipped, self.gamma, self.threshold, others)
 
     def _plain(self, groups: list[dict[str, Any]], name: Name) -> Optimizer:
         shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}

@@ -41,7 +41,9 @@ class Watch:
         def keep(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
             value = given[0] if inputs else output
             if not isinstance(value, Tensor):
-                raise UserError(f"{self.key}: what '{name}' gives is not a single tensor; name another module")
+                raise UserError(
+                    f"{self.key}: what '{name}' gives is not a single tensor; name another module"
+                )
             if module.training or self.always:
                 self.seen[name] = value
 
