@@ -249,8 +249,8 @@ def scripted(work: Search, accuracies: list[float], monkeypatch: pytest.MonkeyPa
 
     real = module.run_epoch
 
-    def epoch(batches: Any, num_batches: int, step: Any, description: str) -> Any:
-        result = real(batches, num_batches, step, description)
+    def epoch(batches: Any, num_batches: int, step: Any, description: str, *more: Any) -> Any:
+        result = real(batches, num_batches, step, description, *more)
         number = int(description.split("epoch ")[1].split("/")[0])
         if "validation_accuracy" in result.means:
             result.means["validation_accuracy"] = accuracies[number - 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +15,17 @@ from binas.data.config import Augmentation
 from binas.data.image_set import Images, ImageSet, StreamedImageSet
 from binas.data.splits import seeded
 from binas.errors import UserError
+from binas.run.memory import available_bytes
+
+RESIDENT_SHARE = 0.25
+"""Images wait on a GPU where they take at most this part of its free memory."""
 
 
 class Batches:
     """Hands out an image set batch by batch, as often as wanted.
 
-    Images in memory are kept as uint8 on the device; streamed ones are decoded by worker processes.
+    Images in memory are kept as uint8 on the device where there is room, and in pinned memory otherwise, from
+    which they are copied while the device computes; streamed ones are decoded by worker processes.
     Black is the border of a random crop, the mean colour fills a cutout.
 
     Args:
@@ -30,6 +36,7 @@ class Batches:
         std: likewise.
         augmentation: None leaves the images as they are.
         drop_last: leave out a last batch that is smaller than the others.
+        on_device: whether images in memory wait on the device.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Batches:
         std: Sequence[float],
         augmentation: Augmentation | None = None,
         drop_last: bool = False,
+        on_device: Literal["auto", "on", "off"] = "auto",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -50,7 +58,7 @@ class Batches:
         self.drop_last = drop_last
         self._labels = image_set.labels.to(self.device)
         self._images: Images = image_set
-        if isinstance(image_set, ImageSet):
+        if isinstance(image_set, ImageSet) and _is_resident(image_set.images, self.device, on_device):
             self._images = ImageSet(image_set.images.to(self.device), self._labels)
         std_of_levels = torch.tensor(std, dtype=torch.float64) * 255
         shift = -torch.tensor(mean, dtype=torch.float64) * 255 / std_of_levels
@@ -75,20 +83,28 @@ class Batches:
         size = self._images.shape[1:]
         draws = draw(self.augmentation, len(order), size, seeded("augmentation", seed)).to(self.device)
         parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        # one copy an epoch: a copy for each batch would make the device wait each time
+        labels = self._labels[order.to(self.device)]
         start = 0
         for pixels, positions in zip(self._pixels(parts), parts, strict=True):
             part = slice(start, start + len(positions))
-            yield self._finished(pixels, draws.of(part)), self._labels[positions.to(self.device)]
+            yield self._finished(pixels, draws.of(part)), labels[part]
             start = part.stop
 
     def _pixels(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        if isinstance(self._images, StreamedImageSet):
-            yield from (
-                pixels.to(self.device, non_blocking=True) for pixels in _streamed(self._images, parts)
-            )
-        else:
-            for positions in parts:
+        if isinstance(self._images, ImageSet) and self._images.images.device.type == self.device.type:
+            order = torch.cat(list(parts)) if parts else torch.empty(0, dtype=torch.int64)
+            for positions in order.to(self.device).split([len(part) for part in parts]):
                 yield self._images.read(positions)
+            return
+        waiting = (
+            _streamed(self._images, parts)
+            if isinstance(self._images, StreamedImageSet)
+            else (self._images.read(positions) for positions in parts)
+        )
+        for pixels in waiting:
+            ready = pixels.pin_memory() if self.device.type == "cuda" else pixels
+            yield ready.to(self.device, non_blocking=True)
 
     def _finished(self, pixels: Tensor, draws: Draws) -> Tensor:
         chosen = self.augmentation
@@ -100,6 +116,13 @@ class Batches:
         if chosen.cutout:
             images = cutout(images, draws.centres, chosen.cutout)
         return images
+
+
+def _is_resident(images: Tensor, device: torch.device, wanted: Literal["auto", "on", "off"]) -> bool:
+    if wanted != "auto" or device.type == "cpu":
+        return wanted != "off" or device.type == "cpu"
+    available = available_bytes(device)
+    return available is None or images.nbytes <= RESIDENT_SHARE * available
 
 
 class _Files(Dataset[Tensor | str]):

@@ -7,7 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from binas.config import Config, merged
+from binas.search.relaxation import Relaxation
+from binas.train.acceleration import Acceleration
 from binas.train.loss import LossConfig
+from binas.train.micro_batch import MicroBatch
 from binas.train.optimizer import Curve, OptimizerConfig, Shape, anneal
 
 
@@ -64,8 +67,8 @@ class Phase(Config):
     """weights: a warm-up; both: one alpha step, then one weight step, on every pair of batches."""
     epochs: int = Field(25, ge=1)
     """Passes over the train split."""
-    relaxation: Literal["softmax"] = "softmax"
-    """How alphas become edge weights: softmax(alpha / T) over the operations left on an edge."""
+    relaxation: Relaxation = "softmax"
+    """softmax: all operations left on an edge, weighted by softmax(alpha / T); single_path: one of them, drawn."""
     temperature: Temperatures | None = None
     """T within this phase, from its first epoch to its last; null: the course of search.temperature."""
     end: Edit | None = None
@@ -90,6 +93,11 @@ class SearchConfig(Config):
     """In order."""
     batch_size: int = Field(64, ge=1)
     """Images in each of a step's two batches."""
+    micro_batch: MicroBatch = None
+    """Images computed at a time, gradients adding up; auto: what memory holds; null: the whole batch."""
+    checkpoint_cells: bool = False
+    """Whether the inside of cells is computed again for the gradient instead of being kept: less memory."""
+    acceleration: Acceleration = Acceleration()
     weights: OptimizerConfig = OptimizerConfig(name="sgd", learning_rate=0.025, weight_decay=3e-4)
     """Optimizer of the supernet's weights."""
     learning_rate: Curve = Curve(shape="cosine", final=0.04)

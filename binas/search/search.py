@@ -26,9 +26,12 @@ from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
 from binas.search.collapse import collapse_warnings, largest_entropy, operation_counts
 from binas.search.config import Phase, SearchConfig
+from binas.search.memory import StepMemory
 from binas.search.state import KIND, Builder, SearchState
-from binas.search.step import Batch, BilevelStep, diversity_weight
+from binas.search.step import BilevelStep, StepOptions, diversity_weight
 from binas.train.loop import check_weights, run_epoch
+from binas.train.memory import memory_guard, report_peak
+from binas.train.micro_batch import Batch
 from binas.train.optimizer import set_learning_rate
 
 MAX_NUMBERS = 100
@@ -60,15 +63,17 @@ class Search:
         self.plugins = records_for(space.registered_names(), plugins)
         self.provenance = dict(provenance or {})
         self.builder = Builder(space, config, data.channels, data.num_classes, seed, device)
+        self.device, self.image_shape = device, (data.channels, *data.image_size)
         train, validation = data.train(), data.search_validation()
         augmentation = data.config.augmentation
+        on_device = config.acceleration.data_on_device
         self.train_batches = Batches(
             train, config.batch_size, device, data.mean, data.std, augmentation,
-            drop_last=len(train) > config.batch_size,
+            drop_last=len(train) > config.batch_size, on_device=on_device,
         )  # fmt: skip
         self.validation_batches = Batches(
             validation, config.batch_size, device, data.mean, data.std, augmentation,
-            drop_last=len(validation) > config.batch_size,
+            drop_last=len(validation) > config.batch_size, on_device=on_device,
         )  # fmt: skip
 
         self.start = self.builder.fresh()
@@ -95,9 +100,15 @@ class Search:
             say(f"resumed the search after epoch {state.epoch}/{self.config.num_epochs()}")
         log = MetricsLog(folder.path, state.epoch, tensorboard=self.tensorboard)
         watch = Stopwatch()
+        first = state.epoch
         try:
             for phase, epoch_in_phase in list(self._schedule())[state.epoch :]:
-                genotype = self._epoch(state, phase, log, watch)
+                memory = self._memory(state, phase)
+                with memory_guard(f"search, phase '{phase.name}'", memory.forecast, memory.remedies):
+                    forecast = memory.prepare() if state.epoch == first or epoch_in_phase == 0 else None
+                    genotype = self._epoch(state, phase, log, watch)
+                if forecast is not None:
+                    report_peak(forecast, self.device)
                 write_atomic(folder.path / "genotypes" / f"epoch_{state.epoch:04d}.json", genotype.to_json())
                 if epoch_in_phase == phase.epochs - 1 and phase.end is not None:
                     state = self.builder.edited(state, phase.end, self.temperatures(state.epoch - 1))
@@ -107,6 +118,12 @@ class Search:
         finally:
             log.close()
         return parse_genotype(state.recommended, "checkpoint: recommended genotype")
+
+    def _memory(self, state: SearchState, phase: Phase) -> StepMemory:
+        return StepMemory(
+            state, phase, self.config.phases.index(phase), self.config, self.temperatures(state.epoch),
+            self.image_shape, min(self.config.batch_size, self.train_batches.num_images), self.device,
+        )  # fmt: skip
 
     def _schedule(self) -> Iterator[tuple[Phase, int]]:
         for phase in self.config.phases:
@@ -136,12 +153,19 @@ class Search:
         step = BilevelStep(
             state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, self.config,
             temperatures, self.diversity(epoch),
+            StepOptions(
+                phase.relaxation, (self.seed, epoch), state.micro_batch, state.weight_precision,
+                state.alpha_precision,
+            ),
         )  # fmt: skip
         stepper = _Stepper(step, phase, self.config, epoch, len(self.train_batches))
         state.supernet.train()
         set_progress(state.supernet, epoch / total)
         description = f"{phase.name} epoch {epoch + 1}/{total}"
-        result = run_epoch(self._batches(epoch, phase), len(self.train_batches), stepper.step, description)
+        result = run_epoch(
+            self._batches(epoch, phase), len(self.train_batches), stepper.step, description,
+            self.config.acceleration.check_interval,
+        )  # fmt: skip
         for trained in (state.supernet, state.alphas):
             check_weights(trained, description)
         watch.add()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from binas.run.checkpoint import load_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.seeds import generator, seed_everything
 from binas.search.config import Edit, SearchConfig
+from binas.train.acceleration import MixedPrecision
 from binas.train.model_file import load_weights
 
 KIND = "search"
@@ -36,6 +37,10 @@ class SearchState:
     best_accuracy: float = -1.0
     recommended: str = ""
     """The recommended genotype so far, as JSON text."""
+    micro_batch: int | None = None
+    """Images computed at a time. What `auto` chose stays until an edit, so that a run goes on bit for bit."""
+    weight_precision: MixedPrecision = field(default_factory=MixedPrecision)
+    alpha_precision: MixedPrecision = field(default_factory=MixedPrecision)
 
     def structure(self) -> dict[str, Any]:
         """What the supernet is built from, for a checkpoint."""
@@ -57,6 +62,9 @@ class SearchState:
             "epoch": self.epoch,
             "best_accuracy": self.best_accuracy,
             "recommended": self.recommended,
+            "micro_batch": self.micro_batch,
+            "weight_precision": self.weight_precision.state_dict(),
+            "alpha_precision": self.alpha_precision.state_dict(),
         }
 
 
@@ -101,6 +109,9 @@ class Builder:
         load_optimizer_state(state.alpha_optimizer, saved["alpha_optimizer"], _named(state.alphas))
         state.epoch, state.best_accuracy = saved["epoch"], saved["best_accuracy"]
         state.recommended = saved["recommended"]
+        state.micro_batch = saved.get("micro_batch", state.micro_batch)
+        state.weight_precision.load_state_dict(saved.get("weight_precision"))
+        state.alpha_precision.load_state_dict(saved.get("alpha_precision"))
         return state
 
     def edited(self, state: SearchState, edit: Edit, temperatures: dict[str, float]) -> SearchState:
@@ -126,6 +137,7 @@ class Builder:
             load_optimizer_state(after.alpha_optimizer, saved, _named(after.alphas))
         after.epoch, after.best_accuracy = state.epoch, state.best_accuracy
         after.recommended = state.recommended
+        after.weight_precision, after.alpha_precision = state.weight_precision, state.alpha_precision
         return after
 
     def _state(self, candidates: Candidates, settings: NetworkSettings, purpose: str) -> SearchState:
@@ -134,11 +146,15 @@ class Builder:
         set_precision(supernet, self.config.binarize_activations, self.config.binarize_weights)
         alphas = Alphas(self.space, candidates, generator("cpu", self.seed, "alphas", purpose))
         supernet, alphas = supernet.to(self.device), alphas.to(self.device)
+        supernet.checkpoint_cells = self.config.checkpoint_cells
         return SearchState(
             supernet,
             alphas,
             self.config.weights.build_for(supernet),
             self.config.alphas.build(_named(alphas).values()),
+            micro_batch=None if self.config.micro_batch == "auto" else self.config.micro_batch,
+            weight_precision=self.config.acceleration.precision(self.device),
+            alpha_precision=self.config.acceleration.precision(self.device),
         )
 
 

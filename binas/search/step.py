@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from binas.arch.alphas import Alphas, mean_entropy
 from binas.arch.supernet import Supernet
 from binas.binarize import after_optimizer_step
+from binas.run.seeds import generator
 from binas.search.config import SearchConfig
+from binas.search.relaxation import EdgeMix, Relaxation, draw_paths, single_path
+from binas.train.acceleration import MixedPrecision
 from binas.train.batch_norm import frozen_running_statistics
+from binas.train.capture import Backward, GraphedBackward, capture_choice, compiled
 from binas.train.loop import accuracy
-
-Batch = tuple[Tensor, Tensor]
+from binas.train.micro_batch import Batch, backward_in_parts
 
 
 @contextmanager
@@ -32,6 +36,24 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@dataclass
+class StepOptions:
+    """How steps are carried out.
+
+    Args:
+        relaxation: how probabilities become edge weights.
+        key: seed and epoch; with the number of a step they decide what a single path draws.
+        micro_batch: largest number of images that are computed at a time; None: all of a batch.
+        weight_precision, alpha_precision: arithmetic of each kind of step.
+    """
+
+    relaxation: Relaxation = "softmax"
+    key: tuple[int, int] = (0, 0)
+    micro_batch: int | None = None
+    weight_precision: MixedPrecision = field(default_factory=MixedPrecision)
+    alpha_precision: MixedPrecision = field(default_factory=MixedPrecision)
+
+
 class BilevelStep:
     """Updates alphas and weights in turn.
 
@@ -41,52 +63,130 @@ class BilevelStep:
         config: of the search.
         temperatures: T of each cell kind in this epoch.
         diversity: weight of the mean entropy in this epoch's alpha loss.
+        options: how steps are carried out.
     """
 
     def __init__(
         self, supernet: Supernet, alphas: Alphas, weight_optimizer: torch.optim.Optimizer,
         alpha_optimizer: torch.optim.Optimizer, config: SearchConfig, temperatures: Mapping[str, float],
-        diversity: float,
+        diversity: float, options: StepOptions | None = None,
     ) -> None:  # fmt: skip
         self.supernet, self.alphas, self.config = supernet, alphas, config
         self.weight_optimizer, self.alpha_optimizer = weight_optimizer, alpha_optimizer
         self.temperatures, self.diversity = temperatures, diversity
+        self.options = options or StepOptions()
+        self._counts = {"alpha": 0, "weight": 0}
+        self._paths: Mapping[str, list[int]] | None = None
+        self._alpha_forward, self._weight_forward = self.alpha_forward, self.weight_forward
+        self._alpha_backward, self._weight_backward = self._captured()
 
     def alpha_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the alphas on a batch of the search-validation split, the weights frozen.
 
         loss = CE(logits) − diversity · mean entropy
         """
-        images, labels = batch
-        statistics = (
-            nullcontext()
-            if self.config.alpha_step_updates_batch_norm
-            else frozen_running_statistics(self.supernet)
-        )
-        with frozen(self.supernet), statistics:
-            probabilities = self.alphas.probabilities(self.temperatures)
-            logits = self.supernet(images, probabilities)
-            loss = self.config.loss(logits, labels)
-            total = loss - self.diversity * mean_entropy(probabilities) if self.diversity else loss
-            self.alpha_optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-        self.alpha_optimizer.step()
-        return {"alpha_loss": total, "validation_loss": loss, "validation_accuracy": accuracy(logits, labels)}
+        self._draw("alpha")
+        self.alpha_optimizer.zero_grad(set_to_none=True)
+        with frozen(self.supernet), self._statistics():
+            values = self._alpha_backward(batch)
+        self.options.alpha_precision.step(self.alpha_optimizer)
+        return values
 
     def weight_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the weights on a batch of the train split, the alphas fixed."""
+        self._draw("weight")
+        self.weight_optimizer.zero_grad(set_to_none=True)
+        values = self._weight_backward(batch)
+        self.options.weight_precision.step(
+            self.weight_optimizer, self.supernet.parameters(), self.config.clip_grad_norm
+        )
+        after_optimizer_step(self.supernet)
+        return values
+
+    def backward_only(self, batch: Batch, trains: str) -> None:
+        """The backward passes of a phase's step on one batch, without any update; gradients stay behind."""
+        if trains != "weights":
+            self._draw("alpha")
+            with frozen(self.supernet), self._statistics():
+                self._run_alpha_backward(batch)
+        if trains != "alphas":
+            self._draw("weight")
+            self._run_weight_backward(batch)
+
+    def alpha_forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the alphas on a batch, and what is reported of it."""
+        images, labels = batch
+        probabilities = self.alphas.probabilities(self.temperatures)
+        logits = self._logits(images, probabilities, self.options.alpha_precision)
+        loss = self.config.loss(logits, labels)
+        total = loss - self.diversity * mean_entropy(probabilities) if self.diversity else loss
+        return total, {
+            "alpha_loss": total,
+            "validation_loss": loss,
+            "validation_accuracy": accuracy(logits, labels),
+        }
+
+    def weight_forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the weights on a batch, and what is reported of it."""
         images, labels = batch
         with torch.no_grad():
             probabilities = self.alphas.probabilities(self.temperatures)
-        logits = self.supernet(images, probabilities)
+        logits = self._logits(images, probabilities, self.options.weight_precision)
         loss = self.config.loss(logits, labels)
-        self.weight_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.supernet.parameters(), self.config.clip_grad_norm)
-        self.weight_optimizer.step()
-        after_optimizer_step(self.supernet)
-        return {"train_loss": loss, "train_accuracy": accuracy(logits, labels)}
+        return loss, {"train_loss": loss, "train_accuracy": accuracy(logits, labels)}
+
+    def _logits(
+        self, images: Tensor, probabilities: Mapping[str, Tensor], precision: MixedPrecision
+    ) -> Tensor:
+        mix = EdgeMix(probabilities) if self._paths is None else single_path(probabilities, self._paths)
+        with precision.autocast():
+            logits = self.supernet(images, mix.weights, mix.paths)
+        return precision.full(logits)
+
+    def _draw(self, what: str) -> None:
+        """Draws this step's paths, the same for all parts of its batch, on every device."""
+        if self.options.relaxation == "softmax":
+            return
+        draws = generator("cpu", self.options.key[0], f"{what}_path", self.options.key[1], self._counts[what])
+        self._counts[what] += 1
+        with torch.no_grad():
+            self._paths = draw_paths(self.alphas.probabilities(self.temperatures), draws)
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        if self.config.alpha_step_updates_batch_norm:
+            return nullcontext()
+        return frozen_running_statistics(self.supernet)
+
+    def _captured(self) -> tuple[Backward, Backward]:
+        obstacle = None
+        if self.options.relaxation != "softmax":
+            obstacle = "a single path is another program in each step"
+        elif self.config.checkpoint_cells:
+            obstacle = "cells are computed twice (search.checkpoint_cells)"
+        device = next(self.supernet.parameters()).device
+        choice = capture_choice(self.config.acceleration.capture, device, obstacle)
+        if choice == "compile":
+            self._alpha_forward = compiled(self.alpha_forward)
+            self._weight_forward = compiled(self.weight_forward)
+        if choice != "cuda_graphs":
+            return self._run_alpha_backward, self._run_weight_backward
+        alphas, weights = (
+            [p for p in module.parameters() if p.requires_grad] for module in (self.alphas, self.supernet)
+        )
+        return (
+            GraphedBackward(self._run_alpha_backward, self.supernet, alphas),
+            GraphedBackward(self._run_weight_backward, self.supernet, weights),
+        )
+
+    def _run_alpha_backward(self, batch: Batch) -> dict[str, Tensor]:
+        return backward_in_parts(
+            batch, self.options.micro_batch, self._alpha_forward, self.options.alpha_precision.scale
+        )
+
+    def _run_weight_backward(self, batch: Batch) -> dict[str, Tensor]:
+        return backward_in_parts(
+            batch, self.options.micro_batch, self._weight_forward, self.options.weight_precision.scale
+        )
 
 
 def diversity_weight(weight: float, tau: float, epoch: int) -> float:

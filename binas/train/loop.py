@@ -41,13 +41,17 @@ def run_epoch(
     num_batches: int,
     step: Callable[[B], tuple[int, Mapping[str, Tensor]]],
     description: str,
+    check_interval: int = CHECK_INTERVAL,
 ) -> EpochResult:
     """Calls `step` on every batch and averages the values that it returns.
+
+    Between two looks at the values nothing is read from the device, so that it never waits.
 
     Args:
         step: takes a batch, returns the number of its images and scalar tensors by name, means over the
             batch; those whose name contains `loss` are checked for NaN.
         description: of the work, for the progress bar and for errors.
+        check_interval: steps between two looks at the values.
     Raises:
         UserError: a loss is not finite.
     """
@@ -59,14 +63,16 @@ def run_epoch(
             weighted = value.detach() * count
             sums[name] = sums[name] + weighted if name in sums else weighted
         watch.add(count)
-        if position % CHECK_INTERVAL == 0 or position == 1:
+        if position % check_interval == 0 or position == 1:
             _check(sums, watch.count, f"{description}, step {position}")
     means = _check(sums, watch.count, description)
     return EpochResult(means, watch.rate, watch.seconds)
 
 
 def _check(sums: Mapping[str, Tensor], count: float, where: str) -> dict[str, float]:
-    means = {name: float(total) / max(count, 1) for name, total in sums.items()}
+    # one read for all, because each one waits for the device
+    totals = torch.stack([total.double() for total in sums.values()]).tolist() if sums else []
+    means = {name: total / max(count, 1) for name, total in zip(sums, totals, strict=True)}
     for name, mean in means.items():
         if "loss" in name:
             check_finite(mean, f"{where}: {name.replace('_', ' ')}")
