@@ -215,7 +215,8 @@ def _add_check(parsers: _Parsers) -> None:
     command = parsers.command(
         "check",
         "prove that a checkpoint's network is binary",
-        "Runs it and looks at what enters every binary convolution.\nExit status 1 if it is not binary.",
+        "Runs it and looks at what enters every binary convolution.\nExit status 1 if it is not binary,"
+        " or where binarizers with more levels are used, not what they declare.",
     )
     command.add("checkpoint", help="checkpoint.pt of a retrain run")
     command.add("--data-root", metavar="FOLDER", help="where the images lie, if they have moved")

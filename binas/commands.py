@@ -140,16 +140,23 @@ def run_check(options: Namespace, overrides: Overrides) -> int:
     images, _ = next(Batches(data.train(), 32, device, data.mean, data.std).epoch(0, shuffle=False))
     reports = check_network(network.to(device), images)
     for report in reports:
-        print(f"{'binary    ' if report.is_binary else 'NOT BINARY'} {report.name}: {report.words()}")
+        print(f"{report.verdict():<10} {report.name}: {report.words()}")
     print("\nreal-valued, outside the binary convolutions:")
     for name, kind, count, why in real_layers(network):
         print(f"  {name} ({kind}, {count} parameters): {why}")
-    failed = [report.name for report in reports if not report.is_binary]
+    failed = [report.name for report in reports if not report.is_as_declared]
     print(f"\nstage '{structure.stage.name}': {structure.stage.precision_words()}")
     if failed or not reports:
         print(f"not binary: {len(failed)} of {len(reports)} binary convolutions saw other values")
         return 1
     padded = sum(report.pads_with_zero for report in reports)
+    wider = [report.name for report in reports if not report.is_binary]
+    if wider:
+        print(
+            f"as declared, but not binary: {len(wider)} of {len(reports)} convolutions have more than two"
+            f" levels; {padded} see 0 from padding"
+        )
+        return 0
     print(
         f"binary: each of {len(reports)} convolutions reads two values, {padded} of them a third one, 0, from"
         " padding; two values in a filter"
@@ -324,7 +331,7 @@ def _check_binarizers(target: str) -> list[tuple[str, str]]:
     names = [name]
     known: list[str] = []
     if file:
-        known = [known for known in load_plugin(Path(file), REGISTRIES)[1].operations if kinds_of(known)]
+        known = list(filter(kinds_of, load_plugin(Path(file), REGISTRIES)[1].operations))
         names = [name] if name else known
     found = [(kind, name) for name in names for kind in kinds_of(name)]
     if not found or (file and name and name not in known):

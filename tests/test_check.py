@@ -20,6 +20,7 @@ from binas.binarize import (
     Binarization,
     BinarizerSpec,
     BinaryConv2d,
+    LayerRule,
     WeightBinarizer,
     set_precision,
 )
@@ -99,7 +100,9 @@ def test_padding_by_another_number_is_seen() -> None:
 def test_a_third_value_in_the_input_is_seen() -> None:
     reports = check_network(network(Binarization(activation=BinarizerSpec(name="ternary"))), IMAGES)
     seen = [report for report in reports if not report.is_binary]
-    assert seen and all(report.input_values == {-1.0, 0.0, 1.0} for report in seen)
+    # two values are not enough: 0 is none of the two that the binarizer declares
+    assert seen and all(0.0 in report.input_values for report in seen)
+    assert any(report.input_values == {-1.0, 0.0, 1.0} for report in seen)
 
 
 def test_one_weight_of_one_filter_is_seen() -> None:
@@ -108,6 +111,40 @@ def test_one_weight_of_one_filter_is_seen() -> None:
         not report.is_binary and report.weight_values == 3 for report in reports if report.name[-1] != "1"
     )
     assert any(not report.is_binary for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "verdict"),
+    [
+        ("sign", "twn", "3 × 2 levels"),
+        ("dorefa", "xnor", "2 × 4 levels"),
+        ("spike", "xnor", "binary"),
+        ("sign", "syq", "2 × 2"),
+    ],
+)
+def test_declared_levels_are_held_against_what_runs(activation: str, weight: str, verdict: str) -> None:
+    binarization = Binarization(activation=BinarizerSpec(name=activation), weight=BinarizerSpec(name=weight))
+    net = network(binarization)
+    for report in check_network(net, IMAGES):
+        assert report.is_as_declared, report
+        if weight != "syq":
+            assert report.verdict() == verdict
+    for layer in (module for module in net.modules() if isinstance(module, BinaryConv2d)):
+        layer.weight_binarizer.levels = (5,)
+    assert not any(report.is_as_declared for report in check_network(net, IMAGES))
+
+
+def test_a_layer_that_a_rule_keeps_real_is_told_as_such() -> None:
+    rule = LayerRule(match="cells.0.preprocess", precision="real")
+    torch.manual_seed(0)
+    net = Network(
+        random_genotype(SPACE, random.Random(5)), 1, 3, binarizations=(Binarization(),), layers=((rule,),)
+    )
+    reports = check_network(net, IMAGES)
+    assert all(report.is_binary for report in reports)
+    real = {name: why for name, _, _, why in real_layers(net)}
+    assert "precision: real" in real["cells.0.preprocess.1.1"]
+    assert not any(report.name.startswith("cells.0.preprocess") for report in reports)
 
 
 @pytest.mark.parametrize("activations", [False, True])

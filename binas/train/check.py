@@ -23,26 +23,45 @@ class ConvolutionReport:
 
     Args:
         name: of the module.
+        input_levels, weight_levels: the codes that its active binarizers declare.
+        kernel_scales: how many scales stand inside a kernel; 0 where scales follow the convolution.
         input_values: different values that entered the convolution itself, padding not among them.
-        pads_with_zero: whether zero padding adds a third value.
+        pads_with_zero: whether zero padding adds a value.
         weight_values: largest number of different values in one filter.
+        foreign_weights: values of filters that are no declared codes, the first few.
         calls: how often it was run.
-        levels: how many different values an input and a filter may take.
     """
 
     name: str
+    input_levels: tuple[int, ...] = (-1, 1)
+    weight_levels: tuple[int, ...] = (-1, 1)
+    kernel_scales: int = 0
     input_values: set[float] = field(default_factory=set)
     pads_with_zero: bool = False
     weight_values: int = 0
+    foreign_weights: set[float] = field(default_factory=set)
     calls: int = 0
-    levels: int = 2
+
+    @property
+    def is_as_declared(self) -> bool:
+        """Whether its input and each of its filters took no values but those of its binarizers."""
+        if not self.calls or not self.weight_values or not self.input_values <= set(self.input_levels):
+            return False
+        if self.kernel_scales:
+            return self.weight_values <= len(self.weight_levels) * self.kernel_scales
+        return not self.foreign_weights
 
     @property
     def is_binary(self) -> bool:
-        """Whether both its input and each of its filters took at most two values."""
-        return (
-            self.calls > 0 and len(self.input_values) <= self.levels and 0 < self.weight_values <= self.levels
-        )
+        """Whether both its input and each of its filters took at most two values, those declared."""
+        return self.is_as_declared and max(len(self.input_levels), len(self.weight_levels)) == 2
+
+    def verdict(self) -> str:
+        """binary, the numbers of levels where they are more, or NOT BINARY."""
+        if self.is_binary:
+            return "binary"
+        levels = f"{len(self.weight_levels)} × {len(self.input_levels)} levels"
+        return levels if self.is_as_declared else "NOT BINARY"
 
     def words(self) -> str:
         """The report in one line."""
@@ -70,33 +89,51 @@ class _Watch(TorchFunctionMode):
 
 def _look(report: ConvolutionReport, x: Tensor, weight: Tensor, padding: Any) -> None:
     report.calls += 1
-    report.input_values |= set(torch.unique(x)[: 2 * MAX_VALUES_SHOWN].tolist())
+    report.input_values |= set(torch.unique(x)[: len(report.input_levels) + MAX_VALUES_SHOWN].tolist())
     report.pads_with_zero |= bool(padding)
-    per_filter = [len(torch.unique(one)) for one in weight.detach()]
-    report.weight_values = max(report.weight_values, *per_filter)
+    per_filter = [torch.unique(one) for one in weight.detach()]
+    report.weight_values = max(report.weight_values, *map(len, per_filter))
+    levels = torch.tensor(report.weight_levels, dtype=weight.dtype, device=weight.device)
+    foreign = torch.unique(weight.detach()[~torch.isin(weight.detach(), levels)])
+    report.foreign_weights |= set(foreign[:MAX_VALUES_SHOWN].tolist())
+
+
+def _report(name: str, layer: BinaryConv2d) -> ConvolutionReport:
+    activation, weight = layer.activation_binarizer, layer.weight_binarizer
+    scales = 0
+    if weight.scales == "kernel":
+        scales = sum(scale.numel() for _, scale in weight(layer.weight) if scale is not None)
+    return ConvolutionReport(name, activation.levels, weight.levels, scales)
 
 
 @torch.no_grad()
 def check_network(network: nn.Module, images: Tensor) -> list[ConvolutionReport]:
     """A report on every binary convolution, from one run of the network in evaluation mode.
 
+    Those that a rule keeps real-valued are left to `real_layers`.
+
     Args:
         network: what to check.
         images: (N, C, H, W) normalised images to run.
     """
-    reports = {name: ConvolutionReport(name) for name, _ in binary_convolutions(network)}
     watch = _Watch()
     was_training = network.training
+    network.eval()
+    reports = {name: _report(name, layer) for name, layer in _checked(network)}
     with watch, _hooks(network, reports, watch):
-        network.eval()(images)
+        network(images)
     network.train(was_training)
     return list(reports.values())
+
+
+def _checked(network: nn.Module) -> Iterator[tuple[str, BinaryConv2d]]:
+    return ((name, layer) for name, layer in binary_convolutions(network) if not layer.keeps_real)
 
 
 @contextmanager
 def _hooks(network: nn.Module, reports: dict[str, ConvolutionReport], watch: _Watch) -> Iterator[None]:
     handles = []
-    for name, module in binary_convolutions(network):
+    for name, module in _checked(network):
         report = reports[name]
         handles.append(module.register_forward_pre_hook(_entering(watch, report)))
         handles.append(module.register_forward_hook(_leaving(watch)))
@@ -125,7 +162,7 @@ def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
     """Every layer with real-valued parameters outside binary convolutions: name, type, parameters, why."""
     rows = []
     for name, module in network.named_modules():
-        if isinstance(module, BinaryConv2d):
+        if isinstance(module, BinaryConv2d) and not module.keeps_real:
             continue
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         if not count:
@@ -135,5 +172,7 @@ def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
             if isinstance(module, nn.BatchNorm2d)
             else "not a binary layer by its type"
         )
+        if isinstance(module, BinaryConv2d):
+            default = "a rule of the space or stage says precision: real"
         rows.append((name, type(module).__name__, count, str(getattr(module, "why_real", default))))
     return rows
