@@ -47,6 +47,18 @@ def shared_straight_through(surrogate: Tensor, codes: list[Tensor], scales: list
         )
         factors = [torch.where(total > 0, scale / total, torch.zeros_like(total)) for scale in scales]
     return [
-        _StraightThrough.apply(surrogate, code.detach(), factor)  # type: ignore[no-untyped-call]
+        _StraightThrough.apply(surrogate, code.detach(), factor)
         for code, factor in zip(codes, factors, strict=True)
     ]
+
+
+def clipped(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """x clipped to a range, with the gradient passing at both ends of it too.
+
+    forward   y = min(max(x, low), high)
+    backward  dy/dx = 1 if low <= x <= high else 0; the ends get none
+
+    `torch.clamp` has a gradient at the ends that differs from version to version.
+    """
+    ends = torch.clamp(x.detach(), low, high)  # type: ignore[arg-type]
+    return torch.where((x >= low) & (x <= high), x, ends)

@@ -14,7 +14,7 @@ from binas.binarize.contract import (
 )
 from binas.binarize.options import whole
 from binas.binarize.sign import sign
-from binas.binarize.straight_through import straight_through
+from binas.binarize.straight_through import clipped, straight_through
 
 PAPER = "Lin et al., ABC-Net, arXiv:1711.11294"
 MAX_BASES = 8
@@ -86,6 +86,6 @@ class AbcNetActivation(ActivationBinarizer):
     def forward(self, x: Tensor) -> Bases:
         bases: Bases = []
         for shift, beta in zip(self.shift, self.beta, strict=True):
-            clipped = (x + shift).clamp(0, 1)
-            bases.append((straight_through(clipped, sign(clipped.detach() - 0.5)), beta))
+            h = clipped(x + shift, 0, 1)
+            bases.append((straight_through(h, sign(h.detach() - 0.5)), beta))
         return bases

@@ -16,7 +16,7 @@ from binas.binarize.contract import (
 )
 from binas.binarize.options import whole
 from binas.binarize.sign import sign
-from binas.binarize.straight_through import straight_through
+from binas.binarize.straight_through import clipped, straight_through
 
 PAPER = "Zhou et al., DoReFa-Net, arXiv:1606.06160"
 MAX_BITS = 8
@@ -83,9 +83,9 @@ class DorefaActivation(ActivationBinarizer):
         self.levels = tuple(range(2**bits))
 
     def forward(self, x: Tensor) -> Bases:
-        steps, clipped = self.levels[-1], x.clamp(0, 1)
+        steps, y = self.levels[-1], clipped(x, 0, 1)
         scale = x.new_tensor(1 / steps)
-        return [(straight_through(clipped, (steps * clipped.detach()).round(), scale), scale)]
+        return [(straight_through(y, (steps * y.detach()).round(), scale), scale)]
 
 
 @GRADIENT_QUANTIZERS.register("dorefa")
@@ -117,4 +117,5 @@ class DorefaGradient(GradientQuantizer):
         if self.training:
             unit = unit + (torch.rand_like(unit) - 0.5) / self.steps
         codes = 2 * (self.steps * unit.clamp(0, 1)).round() - self.steps
-        return codes * (largest / self.steps)
+        quantized: Tensor = codes * (largest / self.steps)
+        return quantized

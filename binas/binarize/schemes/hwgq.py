@@ -48,9 +48,8 @@ def half_wave_codes(x: Tensor, top: int, step: float, threshold: float) -> tuple
     backward  the value has gradient 1 where threshold < x <= top·step, else 0
     """
     with torch.no_grad():
-        edges = torch.tensor(
-            [threshold, *((i + 0.5) * step for i in range(1, top))], dtype=x.dtype, device=x.device
-        )
+        between = (max((i + 0.5) * step, threshold) for i in range(1, top))
+        edges = torch.tensor([threshold, *between], dtype=x.dtype, device=x.device)
         codes = torch.bucketize(x, edges).to(x.dtype)  # edges[i − 1] < x <= edges[i] gives i
         passes = ((x > threshold) & (x <= top * step)).to(x.dtype)
         scale = x.new_tensor(step)

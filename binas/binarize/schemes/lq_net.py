@@ -16,7 +16,7 @@ from binas.binarize.contract import (
     per_filter,
 )
 from binas.binarize.options import whole
-from binas.binarize.straight_through import shared_straight_through
+from binas.binarize.straight_through import clipped, shared_straight_through
 
 PAPER = "Zhang et al., LQ-Nets, arXiv:1807.10029"
 MAX_BITS = 4
@@ -50,7 +50,8 @@ def fitted_basis(rows: Tensor, codes: Tensor, basis: Tensor) -> Tensor:
     n = rows.shape[1]
     gram = codes.mT @ codes / n + RIDGE * torch.eye(basis.shape[1], dtype=rows.dtype, device=rows.device)
     target = (codes.mT @ rows[:, :, None])[:, :, 0] / n + RIDGE * basis
-    return torch.linalg.solve(gram, target)
+    fitted: Tensor = torch.linalg.solve(gram, target)
+    return fitted
 
 
 @ACTIVATION_BINARIZERS.register("lq_net")
@@ -97,7 +98,7 @@ class LqNetActivation(ActivationBinarizer):
             bottom = -top if digits[0] else basis.clamp_max(0).sum()
         each = [code.reshape(x.shape) for code in codes[0].unbind(-1)]
         scales = list(basis)
-        passed = shared_straight_through(torch.clamp(x, bottom, top), each, scales)
+        passed = shared_straight_through(clipped(x, bottom, top), each, scales)
         return list(zip(passed, scales, strict=True))
 
 

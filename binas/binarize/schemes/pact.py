@@ -43,7 +43,7 @@ class Pact(ActivationBinarizer):
     def forward(self, x: Tensor) -> Bases:
         steps = self.levels[-1]
         alpha = straight_through(self.alpha, self.alpha.clamp_min(FLOOR))
-        clipped = torch.where(x < alpha, x.clamp_min(0), alpha)
+        y = torch.where(x < alpha, torch.where(x >= 0, x, torch.zeros_like(x)), alpha)
         scale = alpha.detach() / steps
-        codes = (clipped.detach() / scale).round()
-        return [(straight_through(clipped, codes, scale), scale)]
+        codes = (y.detach() / scale).round()
+        return [(straight_through(y, codes, scale), scale)]

@@ -14,7 +14,7 @@ from binas.binarize.contract import (
 )
 from binas.binarize.options import whole
 from binas.binarize.sign import sign, straight_through_sign
-from binas.binarize.straight_through import straight_through
+from binas.binarize.straight_through import clipped, straight_through
 
 PAPER = "Mishra et al., WRPN, arXiv:1709.01134"
 MAX_BITS = 8
@@ -54,14 +54,14 @@ class WrpnWeight(WeightBinarizer):
             weight.data.div_(weight.data.abs().max())
 
     def forward(self, weight: Tensor) -> Bases:
-        clipped = weight.clamp(-1, 1)
+        w = clipped(weight, -1, 1)
         if self.bits == 1:
             alpha = weight.detach().abs().flatten(1).mean(dim=1)
             column = alpha.reshape(-1, *([1] * (weight.dim() - 1)))
-            codes = straight_through(clipped, sign(weight.detach()), column)
+            codes = straight_through(w, sign(weight.detach()), column)
             return [(codes, per_filter(alpha, weight.shape))]
         scale = weight.new_tensor(1 / self.steps)
-        return [(straight_through(clipped, (self.steps * clipped.detach()).round(), scale), scale)]
+        return [(straight_through(w, (self.steps * w.detach()).round(), scale), scale)]
 
 
 @ACTIVATION_BINARIZERS.register("wrpn")
@@ -90,6 +90,6 @@ class WrpnActivation(ActivationBinarizer):
     def forward(self, x: Tensor) -> Bases:
         if self.bits == 1:
             return [(straight_through_sign(x), None)]
-        steps, clipped = self.levels[-1], x.clamp(0, 1)
+        steps, y = self.levels[-1], clipped(x, 0, 1)
         scale = x.new_tensor(1 / steps)
-        return [(straight_through(clipped, (steps * clipped.detach()).round(), scale), scale)]
+        return [(straight_through(y, (steps * y.detach()).round(), scale), scale)]
