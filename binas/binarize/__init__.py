@@ -10,6 +10,7 @@ from binas.binarize.contract import (
     WeightBinarizer,
 )
 from binas.binarize.conv import BinaryConv2d
+from binas.binarize.linear import BinaryLinear
 from binas.binarize.precision import (
     after_optimizer_step,
     binary_convolutions,
@@ -28,6 +29,7 @@ __all__ = [
     "Binarization",
     "BinarizerSpec",
     "BinaryConv2d",
+    "BinaryLinear",
     "Geometry",
     "GradientQuantizer",
     "LayerRule",
