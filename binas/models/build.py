@@ -10,6 +10,7 @@ from pydantic import ConfigDict, model_validator
 from torch import nn
 
 from binas.binarize import BinaryConv2d
+from binas.binarize.rules import own_by_rules
 from binas.config import Config, build, describe, merged
 from binas.errors import UserError
 from binas.models.registry import MODELS, Model, ModelOptions, Task
@@ -64,13 +65,15 @@ def build_model(choice: ModelChoice, task: Task) -> nn.Module:
         UserError: an option does not fit the others, or an auxiliary head is wanted where there is none.
     """
     model, options = choice.model, choice.options()
-    if task.auxiliary and not model.has_auxiliary:
+    if task.auxiliary and not model.has_cells:
         raise UserError(f"model: '{choice.name}' has no auxiliary head; set retrain.auxiliary_weight to 0")
     if not task.binarizations:
         task = replace(task, binarizations=(model.binarization,))
     network = model.build(options, task)
     if options.real:
         make_real(network, model.twin_activation == "relu")
+    elif task.layers:
+        own_by_rules(network, list(zip(task.binarizations, task.layers, strict=True)))
     return network
 
 

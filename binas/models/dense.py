@@ -112,7 +112,7 @@ def binary_dense_net(options: DenseOptions, task: Task) -> nn.Module:
     """
     channels = scaled(GROWTH, options.width, 16)
     growth = max(1, scaled(options.growth, options.width) // options.split)
-    first, body = stem(options.stem, task.in_channels, channels), []
+    first, body = stem(options.stem, task.in_channels, channels), list[nn.Module]()
     for number, count in enumerate(options.blocks):
         for _ in range(count * options.split):
             body.append(DenseLayer(task, channels, growth, options.bottleneck))
@@ -145,7 +145,7 @@ class MeliusOptions(StemOptions):
 def melius_net(options: MeliusOptions, task: Task) -> nn.Module:
     """Stem, pairs of dense and improvement layers with transitions between them, head."""
     channels, growth = scaled(GROWTH, options.width, 16), scaled(GROWTH, options.width)
-    first, body = stem(options.stem, task.in_channels, channels), []
+    first, body = stem(options.stem, task.in_channels, channels), list[nn.Module]()
     for number, count in enumerate(options.blocks):
         for _ in range(count):
             body.append(DenseLayer(task, channels, growth))

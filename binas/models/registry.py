@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
-from binas.binarize import Binarization
+from binas.binarize import Binarization, LayerRule
 from binas.config import Config
 from binas.registry import Registry
 
@@ -47,6 +47,7 @@ class Task:
         image_size: height and width in pixels.
         num_classes: outputs.
         binarizations: of all training stages, the first one active at first.
+        layers: rules of all stages for single layers, as many as binarizations; empty means none.
         auxiliary: whether a second classifier is wanted in training, where the network has one.
     """
 
@@ -54,6 +55,7 @@ class Task:
     image_size: tuple[int, int]
     num_classes: int
     binarizations: tuple[Binarization, ...] = (Binarization(),)
+    layers: tuple[tuple[LayerRule, ...], ...] = ()
     auxiliary: bool = False
 
 
@@ -64,11 +66,13 @@ class Model:
     Args:
         build: gives the module for options and a task.
         options: those of the paper; their type says what else there is.
-        binarization: the paper's.
+        binarization: the paper's, which a stage can replace.
+        layers: rules of the paper for single layers.
         paper: short citation.
         twin_activation: what stands before each convolution of the full-precision twin in place of the
             sign: `relu`, or `none` where the network has activations of its own.
-        has_auxiliary: whether it can have a second classifier.
+        has_cells: whether it consists of cells, whose operations can drop and which can have a second
+            classifier.
     """
 
     build: Callable[[Any, Task], nn.Module]
@@ -76,7 +80,8 @@ class Model:
     binarization: Binarization
     paper: str
     twin_activation: Literal["relu", "none"] = "relu"
-    has_auxiliary: bool = False
+    has_cells: bool = False
+    layers: tuple[LayerRule, ...] = ()
 
 
 MODELS: Registry[Model] = Registry("model")
@@ -88,8 +93,8 @@ def register_models(
     binarization: Binarization,
     paper: str,
     twin_activation: Literal["relu", "none"] = "relu",
-    has_auxiliary: bool = False,
+    has_cells: bool = False,
 ) -> None:
     """Register the variants of a family, each under its name with the options of its paper."""
     for name, options in variants.items():
-        MODELS.register(name)(Model(build, options, binarization, paper, twin_activation, has_auxiliary))
+        MODELS.register(name)(Model(build, options, binarization, paper, twin_activation, has_cells))

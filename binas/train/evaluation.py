@@ -45,7 +45,7 @@ def evaluate_checkpoint(
         "stage": structure.stage.name,
         "precision": structure.stage.precision_words(),
         "epochs": checkpoint.state["position"].get("step"),
-        "genotype": structure.read_genotype().hash(),
+        **structure.identity(),
     }
 
 

@@ -15,6 +15,7 @@ from binas.binarize import Binarization, LayerRule, set_progress
 from binas.config import Config, build
 from binas.data.config import DataConfig
 from binas.errors import UserError
+from binas.models import ModelChoice, Task, build_model
 from binas.plugins import PluginRecord, require_plugins
 from binas.run.checkpoint import Checkpoint, load_checkpoint
 from binas.train.stage import StageConfig
@@ -25,9 +26,12 @@ KIND = "retrain"
 class ModelStructure(Config):
     """What a network is built from, stored before its tensors."""
 
-    genotype: str
-    """The genotype, as JSON text."""
-    settings: NetworkSettings
+    genotype: str = ""
+    """The genotype, as JSON text; empty for a published network."""
+    settings: NetworkSettings | None = None
+    """Depth and width of the genotype's network."""
+    model: ModelChoice | None = None
+    """The published network, in place of a genotype."""
     binarizations: tuple[Binarization, ...]
     layers: tuple[tuple[LayerRule, ...], ...] = ()
     """Rules for single layers, one list for each binarization; empty: those of the genotype's space."""
@@ -47,6 +51,12 @@ class ModelStructure(Config):
     """The stage that the weights are of: it says what is binary."""
 
     @model_validator(mode="after")
+    def _genotype_or_model(self) -> ModelStructure:
+        if self.model is None and (not self.genotype or self.settings is None):
+            raise ValueError("it names neither a genotype with its settings nor a model")
+        return self
+
+    @model_validator(mode="after")
     def _one_name_for_each_class(self) -> ModelStructure:
         if len(self.class_names) != self.num_classes:
             raise ValueError(
@@ -58,18 +68,37 @@ class ModelStructure(Config):
         """The genotype, checked."""
         return parse_genotype(self.genotype, "checkpoint: genotype")
 
-    def build_network(self) -> Network:
+    def identity(self) -> dict[str, str]:
+        """What was trained: `genotype` and its hash, or `model` and its name with the changed options."""
+        if self.model is not None:
+            return {"model": self.model.words()}
+        return {"genotype": self.read_genotype().hash()}
+
+    def required_plugins(self) -> tuple[PluginRecord, ...]:
+        """The plug-ins without which the network cannot be built."""
+        return (*self.plugins, *(self.read_genotype().plugins if self.model is None else ()))
+
+    def build_network(self) -> nn.Module:
         """The network in the stage's precision, with fresh weights."""
-        genotype = self.read_genotype()
-        network = Network(
-            genotype, self.in_channels, self.num_classes, self.settings, self.binarizations, self.auxiliary,
-            self.layers,
-        )  # fmt: skip
+        network = self._genotype_network() if self.model is None else self._published_network(self.model)
         self.stage.apply(network)
         return network
 
+    def _genotype_network(self) -> Network:
+        return Network(
+            self.read_genotype(), self.in_channels, self.num_classes, self.settings, self.binarizations,
+            self.auxiliary, self.layers,
+        )  # fmt: skip
 
-def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[Network, ModelStructure, Checkpoint]:
+    def _published_network(self, model: ModelChoice) -> nn.Module:
+        task = Task(
+            self.in_channels, self.image_size, self.num_classes, self.binarizations, self.layers,
+            self.auxiliary,
+        )  # fmt: skip
+        return build_model(model, task)
+
+
+def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[nn.Module, ModelStructure, Checkpoint]:
     """The trained network in a checkpoint, rebuilt from the checkpoint alone, in evaluation mode.
 
     Raises:
@@ -98,7 +127,7 @@ def _epoch(checkpoint: Checkpoint, path: Path) -> int:
 
 def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
     structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
-    require_plugins((*structure.read_genotype().plugins, *structure.plugins), plugins, str(path))
+    require_plugins(structure.required_plugins(), plugins, str(path))
     return structure
 
 

@@ -13,7 +13,9 @@ from binas.arch.space import NetworkSettings
 from binas.binarize import set_precision
 from binas.config import build, merged
 from binas.errors import UserError
+from binas.models import ModelChoice
 from binas.plugins import PluginRecord
+from binas.registry import nearest
 from binas.train.distillation import TeacherConfig
 from binas.train.model_file import ModelStructure, load_model
 from binas.train.watch import Watch
@@ -140,7 +142,11 @@ def _fitted(
 
 def _beside(config: TeacherConfig, structure: ModelStructure) -> nn.Module:
     """The same network, real-valued and with fresh weights; wider or deeper where the settings say so."""
-    if config.network is not None:
+    if structure.model is not None:
+        twin = {**structure.model.model_dump(), "real": True}
+        changed = build(ModelChoice, merged(twin, config.network or {}), "teacher.network")
+        structure = structure.model_copy(update={"model": changed})
+    elif config.network is not None and structure.settings is not None:
         settings = merged(structure.settings.model_dump(), config.network)
         built = build(NetworkSettings, settings, "teacher.network")
         structure = structure.model_copy(update={"settings": built})
@@ -159,10 +165,9 @@ def _torchvision(config: TeacherConfig, structure: ModelStructure) -> nn.Module:
         raise UserError("teacher.torchvision: its networks read 3 channels; set data.channels: 3")
     known = models.list_models(module=models)
     if config.torchvision not in known:
-        from binas.registry import nearest
-
         raise UserError(
-            f"teacher.torchvision: unknown network '{config.torchvision}';{nearest(config.torchvision, known)}"
+            f"teacher.torchvision: unknown network '{config.torchvision}';"
+            f"{nearest(config.torchvision, known)[:300]}"
         )
     network: nn.Module = models.get_model(config.torchvision, weights=None, num_classes=structure.num_classes)
     try:
