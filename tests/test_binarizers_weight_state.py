@@ -89,7 +89,8 @@ def test_binary_connect_starts_and_stays_within_glorots_limit() -> None:
     for options, largest, rate in (
         ({"limit": "glorot", "rate": "glorot"}, limit, 1 / limit),
         ({"rate": "glorot_squared"}, 1.0, 1 / limit**2),
-        ({"mode": "stochastic"}, 1.0, 1.0),
+        ({"mode": "stochastic"}, 1.0, 1 / limit),
+        ({"mode": "stochastic", "limit": "glorot", "rate": "unit"}, limit, 1.0),
     ):
         conv = layer("binary_connect", options, 4, 6)
         assert conv.weight_binarizer.learning_rate_scale == pytest.approx(rate, rel=1e-12)

@@ -41,6 +41,8 @@ class BinaryConnect(WeightBinarizer):
         limit: H; unit (1) or glorot, √(1.5 / (fan in + fan out)).
         rate: what the learning rate of the latent weight is multiplied by: unit (1), glorot (one over
             Glorot's limit; the paper's choice with Adam) or glorot_squared (with SGD and Nesterov).
+            None is unit where signs are taken, glorot where weights are drawn: probabilities only leave
+            the middle once latent weights have gone far.
     Reference: Courbariaux et al., BinaryConnect, arXiv:1511.00363, sec. 2.2-2.6, and the released code.
     Deviation: in evaluation the stochastic mode uses signs, where the authors use the real weights, so
         that what is evaluated is binary. With a deterministic unit limit the layer's own initialisation
@@ -50,6 +52,7 @@ class BinaryConnect(WeightBinarizer):
     paper = "Courbariaux et al., BinaryConnect, arXiv:1511.00363"
     variants: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
+        {"mode": "stochastic"},
         {"clip": False},
         {"mode": "stochastic", "limit": "glorot"},
         {"limit": "glorot", "rate": "glorot"},
@@ -61,7 +64,7 @@ class BinaryConnect(WeightBinarizer):
         mode: str = "deterministic",
         clip: bool = True,
         limit: str = "unit",
-        rate: str = "unit",
+        rate: str | None = None,
     ) -> None:
         super().__init__()
         name = "binary_connect"
@@ -69,6 +72,7 @@ class BinaryConnect(WeightBinarizer):
         self.clip = clip
         glorot = glorot_limit(shape)
         self.limit = {"unit": 1.0, "glorot": glorot}[one_of(name, "limit", limit, ("unit", "glorot"))]
+        rate = rate or ("glorot" if self.stochastic else "unit")
         scales = {"unit": 1.0, "glorot": 1 / glorot, "glorot_squared": 1 / glorot**2}
         self.learning_rate_scale = scales[one_of(name, "rate", rate, tuple(scales))]
         self.draws_initial_weights = self.stochastic or limit != "unit" or rate != "unit"
