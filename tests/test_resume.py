@@ -48,7 +48,7 @@ def run(folder, moment, count, words):
     for module in (search, retrain):
         module.save_checkpoint = wrapped(module.save_checkpoint, "checkpoint")
     step.BilevelStep.weight_step = wrapped(step.BilevelStep.weight_step, "step")
-    retrain._Stepper.step = wrapped(retrain._Stepper.step, "step")
+    retrain.Stepper.step = wrapped(retrain.Stepper.step, "step")
     files.os.replace = wrapped(files.os.replace, "replace")
     os.chdir(folder)
     os.dup2(2, 1)

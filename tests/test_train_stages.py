@@ -25,7 +25,8 @@ from binas.run.metrics import read_metrics
 from binas.train.batch_norm import frozen_running_statistics, set_batch_norm_decay
 from binas.train.loop import check_weights
 from binas.train.model_file import load_model
-from binas.train.retrain import Retraining, _Stepper
+from binas.train.retrain import Retraining
+from binas.train.stepper import Stepper
 from binas.train.stage import RetrainConfig, StageConfig
 
 NETWORK = {"init_channels": 4, "num_cells": 2, "reductions": [1], "stem_multiplier": 1}
@@ -215,7 +216,7 @@ def test_clipping_of_gradients_and_latent_weights(data: Data) -> None:
     assert any(bool((conv.weight.abs() > 0.05).any()) for conv in convs)
     linear = work.network.classifier.weight
     before = linear.detach().clone()
-    stepper = _Stepper(work.network, work.optimizer, work.stages[0], work.config, 0, 4)
+    stepper = Stepper(work.network, work.optimizer, work.stages[0], work.config, 0, 4)
     stepper.step(next(work.train_batches.epoch(0)))
     assert all(bool((conv.weight.abs() <= 0.05).all()) for conv in convs)
     gradients = [p.grad for p in work.network.parameters() if p.grad is not None]
@@ -241,7 +242,7 @@ def test_the_learning_rate_follows_its_curve(
     assert work.optimizer is not None
     rates = []
     for epoch in range(2):
-        stepper = _Stepper(work.network, work.optimizer, work.stages[0], work.config, epoch, 2)
+        stepper = Stepper(work.network, work.optimizer, work.stages[0], work.config, epoch, 2)
         for batch in list(work.train_batches.epoch(0))[:2]:
             stepper.step(batch)
             rates.append(work.optimizer.param_groups[0]["lr"])
@@ -255,7 +256,7 @@ def test_drop_path_grows_within_a_stage_and_is_off_in_evaluation(data: Data) -> 
     batch = next(work.train_batches.epoch(0))
     rates = []
     for epoch in range(2):
-        stepper = _Stepper(work.network, work.optimizer, work.stages[0], work.config, epoch, 2)
+        stepper = Stepper(work.network, work.optimizer, work.stages[0], work.config, epoch, 2)
         for _ in range(2):
             work.network.train()
             stepper.step(batch)
@@ -273,7 +274,7 @@ def test_the_auxiliary_head_adds_its_weighted_loss_in_training_only(data: Data, 
         work._enter(work.stages[0])
         work.network.train()
         assert work.optimizer is not None and work.network.auxiliary is not None
-        stepper = _Stepper(work.network, work.optimizer, work.stages[0], work.config, 0, 4)
+        stepper = Stepper(work.network, work.optimizer, work.stages[0], work.config, 0, 4)
         stepper.step(next(work.train_batches.epoch(0)))
         gradients[weight] = work.network.auxiliary.classifier.weight.grad.clone()  # type: ignore[union-attr]
     assert torch.allclose(2 * gradients[0.4], gradients[0.8], rtol=1e-4, atol=1e-7)  # float32 sums
@@ -309,16 +310,16 @@ def test_a_weight_that_is_no_number_never_reaches_a_checkpoint(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = retraining(data, {"name": "s", "epochs": 3}, validation_fraction=0.0)
-    step, count = _Stepper.step, [0]
+    step, count = Stepper.step, [0]
 
-    def spoilt(self: _Stepper, batch: tuple[Tensor, Tensor]) -> Any:
+    def spoilt(self: Stepper, batch: tuple[Tensor, Tensor]) -> Any:
         result = step(self, batch)
         count[0] += 1
         if count[0] == 2 * len(work.train_batches):  # the very last step of the second epoch
             self.network.classifier.weight.data[0, 0] = float("nan")
         return result
 
-    monkeypatch.setattr(_Stepper, "step", spoilt)
+    monkeypatch.setattr(Stepper, "step", spoilt)
     with pytest.raises(UserError, match=r"(?s)classifier.weight.*last good checkpoint.*learning rate"):
         run(work, tmp_path / "run")
     saved = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "retrain").state

@@ -68,7 +68,7 @@ class Phase(Config):
     epochs: int = Field(25, ge=1)
     """Passes over the train split."""
     relaxation: Relaxation = "softmax"
-    """softmax: all operations left on an edge, weighted by softmax(alpha / T); single_path: one of them, drawn."""
+    """softmax: all operations left on an edge, weighted by softmax(alpha / T); single_path: one, drawn."""
     temperature: Temperatures | None = None
     """T within this phase, from its first epoch to its last; null: the course of search.temperature."""
     end: Edit | None = None

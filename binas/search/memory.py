@@ -1,4 +1,4 @@
-"""The memory of a search step: forecast, choice of the micro-batch, and what to change where it is too much."""
+"""The memory of a search step: forecast, choice of the micro-batch, and what needs less."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retraining: a genotype's network is trained from scratch, stage by stage.
+"""Retraining: a genotype's network, or a published one, is trained from scratch, stage by stage.
 
 Everything goes on bit for bit after an interruption: the state is stored after every epoch, and what is
 random in an epoch is derived from the seed, the stage and the epoch.
@@ -6,21 +6,25 @@ random in an epoch is derived from the seed, the stage and the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from binas.arch.genotype import Genotype
-from binas.arch.network import Network, genotype_space
+from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
-from binas.binarize import Binarization, LayerRule, after_optimizer_step, set_progress
+from binas.arch.trunk import Trunk
+from binas.binarize import Binarization, LayerRule, set_progress
 from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.opening import Data
+from binas.errors import UserError
+from binas.models import ModelChoice
 from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.run.folder import RunFolder
@@ -29,11 +33,13 @@ from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
 from binas.train.flips import flip_ratio, weight_codes
-from binas.train.loop import EVALUATION_BATCH_SIZE, accuracy, check_weights, evaluate, run_epoch
+from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
+from binas.train.memory import Forecast, memory_guard, report_peak
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights
 from binas.train.objective import Objective
-from binas.train.optimizer import set_learning_rate
 from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.stage_memory import StageMemory
+from binas.train.stepper import Stepper
 from binas.train.teacher import open_teacher
 
 
@@ -47,13 +53,15 @@ class Position:
     best_accuracy: float = -1.0
     epochs_since_best: int = 0
     stage_results: list[dict[str, Any]] = field(default_factory=list)
+    micro_batch: int | None = None
+    """Images computed at a time, as `auto` has chosen for this stage."""
 
 
 class Retraining:
-    """Trains a genotype's network through all stages of a recipe.
+    """Trains a genotype's network, or a published one, through all stages of a recipe.
 
     Args:
-        genotype: what to train.
+        genotype: what to train: a genotype, or the choice of a published network.
         config: the recipe.
         data: the images; its test split is not touched.
         seed: of weights, order and augmentation.
@@ -66,15 +74,23 @@ class Retraining:
     """
 
     def __init__(
-        self, genotype: Genotype, config: RetrainConfig, data: Data, seed: int, device: torch.device,
-        tensorboard: bool = True, plugins: tuple[PluginRecord, ...] = (),
+        self, genotype: Genotype | ModelChoice, config: RetrainConfig, data: Data, seed: int,
+        device: torch.device, tensorboard: bool = True, plugins: tuple[PluginRecord, ...] = (),
     ) -> None:  # fmt: skip
         self.config, self.data, self.seed, self.device = config, data, seed, device
         self.tensorboard = tensorboard
-        self.stages = [stage.completed(genotype_space(genotype)) for stage in config.stages]
+        own = genotype.model if isinstance(genotype, ModelChoice) else genotype_space(genotype)
+        self.stages = [stage.completed(own) for stage in config.stages]
         self.structure = _structure(genotype, config, self.stages, data, plugins)
         seed_everything(seed, "weights")
         self.network = self.structure.build_network().to(device)
+        if isinstance(self.network, Trunk):
+            self.network.checkpoint_cells = config.checkpoint_cells
+        elif config.checkpoint_cells:
+            raise UserError(
+                "retrain.checkpoint_cells: this network has no cells; set false, or a micro_batch"
+            )
+        self.precision = config.acceleration.precision(device)
         self.plugins = plugins
         for stage in self.stages:
             if stage.starts_from is not None:
@@ -84,6 +100,7 @@ class Retraining:
             train, config.batch_size, device, data.mean, data.std, data.config.augmentation,
             # a single image has no batch statistics where a layer's output is one pixel
             drop_last=len(train) % config.batch_size == 1 and len(train) > 1,
+            on_device=config.acceleration.data_on_device,
         )  # fmt: skip
         self.validation_batches = (
             Batches(validation, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
@@ -107,14 +124,43 @@ class Retraining:
                 if not resumed or self.optimizer is None:
                     self._enter(stage)
                 resumed = False
-                while self.position.epoch < stage.epochs and not self._on_plateau(stage):
-                    self._epoch(stage, log, watch)
-                    log.flush()
-                    self._save(folder.checkpoint)
+                with self._memory(stage) as memory:
+                    self._train(stage, memory, log, watch, folder.checkpoint)
                 self._leave(stage)
         finally:
             log.close()
         return {"stages": self.position.stage_results, "epochs": self.position.step}
+
+    def _train(
+        self, stage: StageConfig, memory: StageMemory, log: MetricsLog, watch: Stopwatch, checkpoint: Path
+    ) -> None:
+        forecast = None
+        if self.position.epoch < stage.epochs:
+            forecast, self.position.micro_batch = memory.prepare(self.position.micro_batch)
+        while self.position.epoch < stage.epochs and not self._on_plateau(stage):
+            self._epoch(stage, log, watch)
+            log.flush()
+            self._save(checkpoint)
+            if forecast is not None:
+                report_peak(forecast, self.device)
+                forecast = None
+
+    @contextmanager
+    def _memory(self, stage: StageConfig) -> Iterator[StageMemory]:
+        assert self.optimizer is not None and self.objective is not None
+        if self.position.micro_batch is None and self.config.micro_batch != "auto":
+            self.position.micro_batch = self.config.micro_batch
+        memory = StageMemory(
+            self.network, self.optimizer, self.objective, stage, self.config,
+            (self.data.channels, *self.data.image_size), self.structure.num_classes,
+            min(self.config.batch_size, self.train_batches.num_images), self.device,
+        )  # fmt: skip
+
+        def forecast() -> Forecast:
+            return memory.forecast(self.position.micro_batch)
+
+        with memory_guard(f"stage '{stage.name}'", forecast, lambda: memory.remedies(forecast())):
+            yield memory
 
     def _enter(self, stage: StageConfig) -> None:
         number = self.position.stage + 1
@@ -145,14 +191,15 @@ class Retraining:
         binary = stage.begin_epoch(self.network, position.epoch)
         codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
-        stepper = _Stepper(
+        stepper = Stepper(
             self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches),
-            self.objective,
+            self.objective, self.position.micro_batch, self.precision,
         )  # fmt: skip
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
         result = run_epoch(
-            self.train_batches.epoch(order), len(self.train_batches), stepper.step, description
-        )
+            self.train_batches.epoch(order), len(self.train_batches), stepper.step, description,
+            self.config.acceleration.check_interval,
+        )  # fmt: skip
         check_weights(self.network, description)
         values = {f"train_{name}": value for name, value in result.means.items()}
         flips = flip_ratio(codes, weight_codes(self.network))
@@ -182,7 +229,8 @@ class Retraining:
         say(f"stage '{stage.name}' ends after {position.epoch} epochs")
         position.stage += 1
         position.epoch, position.best_accuracy, position.epochs_since_best = 0, -1.0, 0
-        self.optimizer = None
+        position.micro_batch, self.optimizer = None, None
+        self.precision = self.config.acceleration.precision(self.device)
         if self.objective is not None:
             self.objective.close()
             self.objective = None
@@ -198,6 +246,7 @@ class Retraining:
                 "optimizer": optimizer_state(self.optimizer, self._trained()),
                 "objective": self.objective.state(),
                 "position": vars(self.position),
+                "precision": self.precision.state_dict(),
             },
         )
 
@@ -212,6 +261,7 @@ class Retraining:
         self.objective.load(checkpoint.state.get("objective", {}), path)
         self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
         load_optimizer_state(self.optimizer, checkpoint.state["optimizer"], self._trained())
+        self.precision.load_state_dict(checkpoint.state.get("precision"))
         say(f"resumed '{stage.name}' after epoch {self.position.epoch}/{stage.epochs}")
         return True
 
@@ -241,53 +291,14 @@ class Retraining:
         return sum(stage.epochs for stage in stages) - self.position.epoch
 
 
-class _Stepper:
-    """One weight update after another within an epoch."""
-
-    def __init__(
-        self, network: Network, optimizer: torch.optim.Optimizer, stage: StageConfig,
-        config: RetrainConfig, epoch: int, steps_per_epoch: int, objective: Objective | None = None,
-    ) -> None:  # fmt: skip
-        self.objective = objective or Objective(stage, network, network.num_classes)
-        self.network, self.optimizer, self.stage, self.config = network, optimizer, stage, config
-        self.done = epoch * steps_per_epoch
-        self.total = stage.epochs * steps_per_epoch
-        self.learning_rate = 0.0
-
-    def step(self, batch: tuple[Tensor, Tensor]) -> tuple[int, Mapping[str, Tensor]]:
-        images, labels = batch
-        progress = self.done / self.total
-        self.learning_rate = self.stage.optimizer.learning_rate * self.stage.learning_rate.factor(progress)
-        set_learning_rate(self.optimizer, self.learning_rate)
-        set_progress(self.network, progress)
-        self.network.drop_rate = self.config.drop_path * progress
-        output = self.network(images)
-        logits, auxiliary = output if isinstance(output, tuple) else (output, None)
-        loss, terms = self.objective(images, logits, labels)
-        values = {"loss": loss, **terms, "accuracy": accuracy(logits, labels)}
-        if auxiliary is not None:
-            loss = loss + self.config.auxiliary_weight * self.stage.loss(auxiliary, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.stage.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.stage.clip_grad_norm)
-        self.optimizer.step()
-        after_optimizer_step(self.network, self.stage.weight_clipping)
-        self.done += 1
-        return len(labels), values
-
-
 def _structure(
-    genotype: Genotype, config: RetrainConfig, stages: Sequence[StageConfig], data: Data,
+    genotype: Genotype | ModelChoice, config: RetrainConfig, stages: Sequence[StageConfig], data: Data,
     plugins: tuple[PluginRecord, ...],
 ) -> ModelStructure:  # fmt: skip
-    space = genotype_space(genotype)
-    settings = build(NetworkSettings, merged(space.network.model_dump(), config.network), "retrain.network")
     used = {name for stage in stages for name in stage.registered_names()}
     choices = _different_choices(stages)
     return ModelStructure(
-        genotype=genotype.to_json(),
-        settings=settings,
+        **_what_to_build(genotype, config),
         binarizations=tuple(binarization for binarization, _ in choices),
         layers=tuple(layers for _, layers in choices),
         plugins=records_for(used, plugins),
@@ -303,6 +314,21 @@ def _structure(
         validation_fraction=config.validation_fraction,
         stage=stages[0],
     )
+
+
+def _what_to_build(genotype: Genotype | ModelChoice, config: RetrainConfig) -> dict[str, Any]:
+    if isinstance(genotype, ModelChoice):
+        if config.network:
+            raise UserError(
+                f"retrain.network: {', '.join(config.network)}: changes the network of a genotype; change a"
+                " published one by its own options, model.KEY"
+            )
+        if config.drop_path and not genotype.model.has_cells:
+            raise UserError(f"retrain.drop_path: '{genotype.name}' has no cells whose operations drop; set 0")
+        return {"model": genotype}
+    space = genotype_space(genotype)
+    settings = build(NetworkSettings, merged(space.network.model_dump(), config.network), "retrain.network")
+    return {"genotype": genotype.to_json(), "settings": settings}
 
 
 def _initial_weights(path: Path) -> Any:

@@ -11,11 +11,14 @@ from torch import nn
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.binarize import Binarization, LayerRule, set_precision
 from binas.config import Config, build
+from binas.models import Model
+from binas.train.acceleration import Acceleration
 from binas.train.batch_norm import set_batch_norm_decay
 from binas.train.compactness import Compactness
 from binas.train.distillation import TeacherConfig
 from binas.train.hashing import HashingStart
 from binas.train.loss import LossConfig
+from binas.train.micro_batch import MicroBatch
 from binas.train.optimizer import Curve, OptimizerConfig
 from binas.train.procedure import Layerwise, Portions
 from binas.train.regularizer import WeightRegularizer
@@ -97,8 +100,8 @@ class StageConfig(Config):
             return self.teacher.checkpoints[0]
         return self.initial_checkpoint
 
-    def completed(self, space: SearchSpace) -> StageConfig:
-        """The same with what the space says where this stage says nothing."""
+    def completed(self, space: SearchSpace | Model) -> StageConfig:
+        """The same with what the space, or the published network, says where this stage says nothing."""
         binarization = space.binarization if self.binarization is None else self.binarization
         layers = space.layers if self.layers is None else self.layers
         return self.model_copy(update={"binarization": binarization, "layers": layers})
@@ -131,6 +134,11 @@ class RetrainConfig(Config):
     """Changes to the `network` settings of the genotype's space (num_cells, init_channels, …)."""
     batch_size: int = Field(64, ge=1)
     """Images in a step."""
+    micro_batch: MicroBatch = None
+    """Images computed at a time, gradients adding up; auto: what memory holds; null: the whole batch."""
+    checkpoint_cells: bool = False
+    """Whether the inside of cells is computed again for the gradient instead of being kept: less memory."""
+    acceleration: Acceleration = Acceleration()
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Part of the training images kept for logging and plateaus."""
     drop_path: float = Field(0.0, ge=0, lt=1)

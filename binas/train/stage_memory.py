@@ -1,0 +1,94 @@
+"""The memory of a retraining step: forecast, choice of the micro-batch, and what needs less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from binas.arch.trunk import Trunk
+from binas.run.progress import say
+from binas.train.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
+from binas.train.objective import Objective
+from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.stepper import Stepper
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """The memory of the steps of one stage.
+
+    Args:
+        network, optimizer, objective: what is trained and how.
+        stage, config: settings.
+        image_shape: channels, height, width.
+        num_classes: of the data.
+        batch_size: images in a step.
+        device: where training runs.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    stage: StageConfig
+    config: RetrainConfig
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    batch_size: int
+    device: torch.device
+
+    def prepare(self, micro_batch: int | None) -> tuple[Forecast, int | None]:
+        """Prints the forecast; gives it and the micro-batch, chosen now if it is `auto`."""
+        forecast = self.forecast(micro_batch)
+        if self.config.micro_batch == "auto" and micro_batch is None:
+            micro_batch = forecast.largest_micro_batch(self.batch_size) or self.batch_size
+            forecast = self.forecast(micro_batch, forecast.footprint)
+            say(f"micro-batch: {micro_batch} of {self.batch_size} images at a time")
+        announce(forecast, lambda: self.remedies(forecast))
+        return forecast, micro_batch
+
+    def forecast(self, micro_batch: int | None, known: Footprint | None = None) -> Forecast:
+        """What a step needs as things are."""
+        step = known or self._footprint(self.config.checkpoint_cells)
+        images = min(micro_batch or self.batch_size, self.batch_size)
+        return forecast_of(step, images, [self.optimizer], self.device)
+
+    def remedies(self, now: Forecast) -> list[Remedy]:
+        """Settings that need less, with what the step would then hold."""
+        images, half = now.images, max(now.images // 2, 1)
+        found = [
+            Remedy(f"--micro-batch {half}", now.needed(half), "batch-norm sees fewer images"),
+            Remedy(f"--retrain.batch_size {half}", now.needed(half), "another training"),
+        ]
+        if not isinstance(self.network, Trunk):
+            return found
+        if not self.config.checkpoint_cells:
+            step = self._footprint(True)
+            setting = "--retrain.checkpoint_cells true"
+            found.append(Remedy(setting, step.at(images) + now.optimizers, "the same numbers, slower"))
+        channels = self.network.settings.init_channels
+        if channels > 1:
+            # activations grow with the channels, kernels with their square
+            smaller = now.footprint.per_image * images / 2 + (now.footprint.constant + now.optimizers) / 4
+            setting = f"--retrain.network.init_channels {channels // 2}"
+            found.append(Remedy(setting, smaller, "another network"))
+        return found
+
+    def _footprint(self, checkpoint_cells: bool) -> Footprint:
+        acceleration = self.config.acceleration.model_copy(update={"capture": "off"})
+        config = self.config.model_copy(update={"acceleration": acceleration})
+        stepper = Stepper(
+            self.network, self.optimizer, self.stage, config, 0, 1, self.objective,
+            precision=acceleration.precision(self.device),
+        )  # fmt: skip
+        self.network.train()
+        modules = nn.ModuleList([self.network, self.objective.trained])
+        before = getattr(self.network, "checkpoint_cells", False)
+        if isinstance(self.network, Trunk):
+            self.network.checkpoint_cells = checkpoint_cells
+        try:
+            return footprint(stepper.backward, modules, self.image_shape, self.num_classes, self.device)
+        finally:
+            if isinstance(self.network, Trunk):
+                self.network.checkpoint_cells = before

@@ -1,0 +1,105 @@
+"""The steps of an epoch of a stage: forward, backward, optimizer, and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from binas.arch.network import Network
+from binas.binarize import ActivationBinarizer, WeightBinarizer, after_optimizer_step, set_progress
+from binas.train.acceleration import MixedPrecision
+from binas.train.capture import Backward, GraphedBackward, capture_choice, compiled
+from binas.train.loop import accuracy
+from binas.train.micro_batch import Batch, backward_in_parts
+from binas.train.objective import Objective
+from binas.train.optimizer import set_learning_rate
+from binas.train.stage import RetrainConfig, StageConfig
+
+
+class Stepper:
+    """The steps of one epoch.
+
+    Args:
+        network, optimizer: what is trained.
+        stage: its settings.
+        config: of the retraining.
+        epoch: within the stage, from 0.
+        steps_per_epoch: for the course of learning rate, drop-path and annealed binarizers.
+        objective: the stage's loss; None: made anew.
+        micro_batch: largest number of images that are computed at a time; None: all of a batch.
+        precision: arithmetic of the steps.
+    """
+
+    def __init__(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, stage: StageConfig,
+        config: RetrainConfig, epoch: int, steps_per_epoch: int, objective: Objective | None = None,
+        micro_batch: int | None = None, precision: MixedPrecision | None = None,
+    ) -> None:  # fmt: skip
+        self.objective = objective or Objective(stage, network, int(getattr(network, "num_classes", 0)))
+        self.network, self.optimizer, self.stage, self.config = network, optimizer, stage, config
+        self.micro_batch, self.precision = micro_batch, precision or MixedPrecision()
+        self.done = epoch * steps_per_epoch
+        self.total = stage.epochs * steps_per_epoch
+        self.learning_rate = 0.0
+        self._forward = self.forward
+        self._backward = self._captured()
+
+    def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
+        """One update; gives the number of images and what is reported."""
+        progress = self.done / self.total
+        self.learning_rate = self.stage.optimizer.learning_rate * self.stage.learning_rate.factor(progress)
+        set_learning_rate(self.optimizer, self.learning_rate)
+        set_progress(self.network, progress)
+        if isinstance(self.network, Network):
+            self.network.drop_rate = self.config.drop_path * progress
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self._backward(batch)
+        self.precision.step(self.optimizer, self.network.parameters(), self.stage.clip_grad_norm)
+        after_optimizer_step(self.network, self.stage.weight_clipping)
+        self.done += 1
+        return len(batch[1]), values
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and what is reported of it."""
+        images, labels = batch
+        with self.precision.autocast():
+            output = self.network(images)
+        logits, auxiliary = output if isinstance(output, tuple) else (output, None)
+        logits = self.precision.full(logits)
+        loss, terms = self.objective(images, logits, labels)
+        values = {"loss": loss, **terms, "accuracy": accuracy(logits, labels)}
+        if auxiliary is not None:
+            its_loss = self.stage.loss(self.precision.full(auxiliary), labels)
+            loss = loss + self.config.auxiliary_weight * its_loss
+        return loss, values
+
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Adds the gradient of a batch to what is there."""
+        return backward_in_parts(batch, self.micro_batch, self._forward, self.precision.scale)
+
+    def _captured(self) -> Backward:
+        device = next(self.network.parameters()).device
+        choice = capture_choice(self.config.acceleration.capture, device, self._obstacle())
+        if choice == "compile":
+            self._forward = compiled(self.forward)
+        if choice != "cuda_graphs":
+            return self.backward
+        modules = nn.ModuleList([self.network, self.objective.trained])
+        return GraphedBackward(self.backward, modules, [p for p in modules.parameters() if p.requires_grad])
+
+    def _obstacle(self) -> str | None:
+        """Why a step is not the same program each time."""
+        if self.config.checkpoint_cells:
+            return "cells are computed twice (retrain.checkpoint_cells)"
+        if self.config.drop_path:
+            return "the rate of drop-path moves with every step"
+        if self.stage.teacher is not None or self.stage.compactness is not None:
+            return "the stage's loss keeps a state of its own"
+        binarizers = (
+            m for m in self.network.modules() if isinstance(m, ActivationBinarizer | WeightBinarizer)
+        )
+        if any(binarizer.annealed for binarizer in binarizers):
+            return "an annealed binarizer moves with every step"
+        return None
