@@ -89,6 +89,7 @@ class _Parsers:
         _add_draw(self)
         _add_ops(self)
         _add_binarizers(self)
+        _add_models(self)
         _add_data(self)
         _add_import(self)
 
@@ -190,8 +191,9 @@ def _add_search(parsers: _Parsers) -> None:
 def _add_retrain(parsers: _Parsers) -> None:
     command = parsers.command(
         "retrain",
-        "train a genotype from scratch, stage by stage",
-        "Without --config it uses the recipe that the genotype was searched with.",
+        "train a genotype or a published network from scratch, stage by stage",
+        "Without --config it uses the recipe that the genotype was searched with.\n"
+        "--model NAME takes a published network in place of a genotype; binas models lists them.",
     )
     command.add("genotype_file", nargs="?", metavar="GENOTYPE", help="the same as --genotype")
     command.add("--genotype", metavar="FILE", help="a genotype: a JSON file, or the name of a shipped one")
@@ -280,6 +282,16 @@ def _add_binarizers(parsers: _Parsers) -> None:
     )
     command.add("--json", action="store_true", help="print JSON, with all variants")
     _plugins(command)
+
+
+def _add_models(parsers: _Parsers) -> None:
+    command = parsers.command(
+        "models",
+        "list the published networks, or the options of one",
+        "binas retrain --model NAME trains one; --model.KEY VALUE changes an option.",
+    )
+    command.add("name", nargs="?", metavar="NAME", help="of one of them: its options too")
+    command.add("--json", action="store_true", help="print JSON")
 
 
 def _add_data(parsers: _Parsers) -> None:

@@ -12,6 +12,7 @@ from binas.arch.genotype import Genotype, read_genotype
 from binas.arch.network import genotype_space
 from binas.config import describe, dump, find_file, shipped_names
 from binas.errors import UserError
+from binas.models import MODELS
 from binas.ops import OPS
 from binas.plugins import PluginRecord, load_plugin, load_plugins, require_plugins
 from binas.recipe import Recipe, load_recipe
@@ -48,6 +49,10 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
     if options.strategy:
         overrides["search.strategy"] = options.strategy
     recipe, resumed = open_run("search", options, overrides, options.config or options.recipe)
+    if recipe.model is not None:
+        raise UserError(
+            f"model: {recipe.model.name} is trained as it is: binas retrain; leave it out to search"
+        )
     if options.print_config:
         print(dump(recipe), end="")
         return 0
@@ -77,26 +82,32 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
 
     file = options.genotype or options.genotype_file
     start: Any = None
+    if file in MODELS:
+        raise UserError(f"{file}: is a published network, not a genotype; name it by --model {file}")
     if options.resume:
         if file:
             raise UserError(f"--resume {options.resume}: goes on with its own genotype; leave out --genotype")
-    elif file is None:
-        raise UserError("retrain: which genotype? Give --genotype FILE, or the name of a shipped one")
-    elif options.config is None:
+    elif file is not None and options.config is None:
         start = _recipe_of(read_genotype(find_file(file, "genotypes"), OPS))
         overrides = {"name": f"{start.get('name', 'run')}_retrain", **overrides}
+    elif options.config is None and "model" in overrides:
+        overrides = {"name": str(overrides["model"]), **overrides}
     _refuse_space(overrides)
     recipe, resumed = open_run("retrain", options, overrides, options.config, start)
+    _check_one_network(file, recipe, resumed is not None)
     if options.print_config:
         print(dump(recipe), end="")
         return 0
     plugins = loaded_plugins(options, recipe, resumed)
-    genotype = _genotype_to_train(
-        file if resumed is None else resumed.path / "genotype.json", recipe, plugins
-    )
-    recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
+    genotype: Genotype | None = None
+    if recipe.model is None:
+        file = file if resumed is None else resumed.path / "genotype.json"
+        genotype = _genotype_to_train(file, recipe, plugins)
+        recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
     device, data = device_of(recipe), open_data(recipe.data)
-    retraining = Retraining(genotype, recipe.retrain, data, recipe.seed, device, recipe.tensorboard, plugins)
+    what = genotype or recipe.model
+    assert what is not None
+    retraining = Retraining(what, recipe.retrain, data, recipe.seed, device, recipe.tensorboard, plugins)
     with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)
@@ -121,7 +132,7 @@ def run_eval(options: Namespace, overrides: Overrides) -> int:
     print(
         f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"
         f" {result['images']} images\nnetwork: {result['precision']}, stage '{result['stage']}',"
-        f" {result['epochs']} epochs, genotype {result['genotype']}"
+        f" {result['epochs']} epochs, {' '.join(result[key] for key in ('genotype', 'model') if key in result)}"
     )
     return 0
 
@@ -225,6 +236,15 @@ def run_binarizers(options: Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def run_models(options: Namespace, overrides: Overrides) -> int:
+    """binas models"""
+    from binas.models.listing import model_lines, model_rows
+
+    names = [options.name] if options.name else list(MODELS)
+    print(json.dumps(model_rows(names)) if options.json else "\n".join(model_lines(names)))
+    return 0
+
+
 def run_data(options: Namespace, overrides: Overrides) -> int:
     """binas data"""
     from binas.data.opening import open_data
@@ -253,6 +273,19 @@ def run_import_legacy(options: Namespace, overrides: Overrides) -> int:
     write_atomic(Path(options.output), genotype.to_json())
     print(f"{options.output}: genotype {genotype.hash()} of space '{space.name}'")
     return 0
+
+
+def _check_one_network(file: str | None, recipe: Recipe, is_resumed: bool) -> None:
+    """Raises a `UserError` where neither a genotype nor a model is named, or both."""
+    if file is not None and recipe.model is not None:
+        raise UserError(
+            f"retrain: --genotype {file} and model: {recipe.model.name} are two networks; leave one out"
+        )
+    if file is None and recipe.model is None and not is_resumed:
+        raise UserError(
+            "retrain: which network? Give --genotype FILE or the name of a shipped one, or --model NAME"
+            " (binas models lists them)"
+        )
 
 
 def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRecord, ...]) -> Genotype:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from binas.arch.space import SearchSpace, space_mapping
 from binas.config import Config, build, find_file, read_mapping, with_override
 from binas.data.config import DataConfig
+from binas.models import ModelChoice
 from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
 
@@ -63,6 +64,8 @@ class Recipe(Config):
     )
     """Name or file of a search space, or a mapping that changes a `base`."""
     search: SearchConfig = SearchConfig()
+    model: ModelChoice | None = None
+    """A published network to retrain in place of a genotype: its name, or {name: …, stem: cifar, …}."""
     retrain: RetrainConfig = RetrainConfig()
     expected: Expected = Expected()
 
@@ -82,7 +85,8 @@ def load_recipe(config: str | None, overrides: Mapping[str, Any], start: Any = N
         source, data = str(path), read_mapping(path)
         if isinstance(data.get("plugins"), list):
             data["plugins"] = [_beside(path, file) for file in data["plugins"]]
-    for key, value in overrides.items():
+    # a whole section comes before what changes in it, however they stand on the command line
+    for key, value in sorted(overrides.items(), key=lambda override: override[0].count(".")):
         data = with_override(_filled(data, key, source), key, value)
     return build(Recipe, data, source)
 

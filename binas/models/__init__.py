@@ -10,7 +10,7 @@ import binas.models.resnet_e
 import binas.models.resnet_ratio
 import binas.models.vgg
 import binas.models.xnor_net  # noqa: F401 (all of them register their networks)
-from binas.models.build import ModelChoice, build_model, describe_model
+from binas.models.build import ModelChoice, build_model
 from binas.models.registry import MODELS, Model, ModelOptions, Task
 
-__all__ = ["MODELS", "Model", "ModelChoice", "ModelOptions", "Task", "build_model", "describe_model"]
+__all__ = ["MODELS", "Model", "ModelChoice", "ModelOptions", "Task", "build_model"]

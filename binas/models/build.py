@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 
 from binas.binarize import BinaryConv2d
 from binas.binarize.rules import own_by_rules
-from binas.config import Config, build, describe, merged
+from binas.config import Config, build, merged
 from binas.errors import UserError
 from binas.models.registry import MODELS, Model, ModelOptions, Task
 
@@ -94,29 +93,3 @@ def make_real(network: nn.Module, relu: bool) -> None:
         parent, _, key = name.rpartition(".")
         holder = network.get_submodule(parent)
         holder.add_module(key, nn.Sequential(nn.ReLU(), conv) if relu else conv)
-
-
-def describe_model(name: str) -> dict[str, Any]:
-    """What `binas models` tells of a network: name, paper, summary, binarization, options."""
-    model = MODELS[name]
-    text = (model.build.__doc__ or "").split("\n\n")[0]
-    defaults = model.options.model_dump(mode="json")
-    return {
-        "name": name,
-        "paper": model.paper,
-        "summary": " ".join(text.split()),
-        "activation": model.binarization.activation.name,
-        "weight": model.binarization.weight.name,
-        "options": {
-            key: {"default": defaults[key], "help": text}
-            for key, _, text in describe(type(model.options))
-            if key in defaults
-        },
-    }
-
-
-def option_words(options: dict[str, dict[str, Any]]) -> Sequence[str]:
-    """A line for each option with its default and help."""
-    return [
-        f"--model.{key} (default: {entry['default']!r}): {entry['help']}" for key, entry in options.items()
-    ]
