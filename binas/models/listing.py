@@ -1,0 +1,45 @@
+"""What `binas models` tells: a line for each published network, and all options of a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from binas.config import describe
+from binas.models.registry import MODELS
+
+
+def model_rows(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Name, paper, summary, binarization and options of each network, for JSON."""
+    rows = []
+    for name in names:
+        model = MODELS[name]
+        defaults = model.options.model_dump(mode="json")
+        rows.append(
+            {
+                "name": name,
+                "paper": model.paper,
+                "summary": " ".join((model.build.__doc__ or "").split("\n\n")[0].split()),
+                "binarization": model.binarization.model_dump(mode="json"),
+                "options": {
+                    key: {"default": defaults[key], "help": text}
+                    for key, _, text in describe(type(model.options))
+                },
+            }
+        )
+    return rows
+
+
+def model_lines(names: Sequence[str]) -> list[str]:
+    """A line for each network; for a single one also its summary, binarization and options."""
+    rows = model_rows(names)
+    width = max(len(row["name"]) for row in rows)
+    if len(rows) > 1:
+        return [f"{row['name']:<{width}}  {row['paper']}" for row in rows]
+    (row,) = rows
+    parts = (f"{part} {row['binarization'][part]['name']}" for part in ("activation", "weight"))
+    options = [
+        f"  --model.{key} (default: {option['default']})\n        {option['help']}"
+        for key, option in row["options"].items()
+    ]
+    return [f"{row['name']}: {row['paper']}", row["summary"], f"binarization: {', '.join(parts)}", *options]
