@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from binas.binarize import WEIGHT_BINARIZERS, Binarization, WeightBinarizer
+from binas.binarize import ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, Binarization, WeightBinarizer
+from binas.binarize.contract import GRADIENT_QUANTIZERS
 from binas.errors import UserError
 
 Array = NDArray[np.float64]
@@ -300,3 +302,10 @@ def test_mistakes_name_binarizer_and_option(name: str, options: Options, message
     binarization = Binarization.model_validate({"weight": {"name": name, **options}})
     with pytest.raises(UserError, match=message):
         binarization.build_weight(torch.Size((6, 4, 3, 3)))
+
+
+def test_every_binarizer_of_the_package_stands_in_a_table() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    for registry in (ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, GRADIENT_QUANTIZERS):
+        missing = [name for name in registry if not registry.origin(name) and f'"{name}"' not in text]
+        assert not missing, f"{registry.kind} {missing}: add forward and gradient to a table of closed forms"
