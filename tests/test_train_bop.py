@@ -22,7 +22,6 @@ from binas.run.checkpoint import load_checkpoint
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
-from binas.train.bop import Bop
 from binas.train.flips import flip_ratio, weight_codes
 from binas.train.model_file import load_model
 from binas.train.optimizer import OptimizerConfig, set_learning_rate

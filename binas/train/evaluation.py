@@ -1,7 +1,8 @@
-"""Evaluation of a trained network from its checkpoint alone."""
+"""Evaluation of a trained network, or of several as one, from checkpoints alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from binas.errors import UserError
 from binas.plugins import PluginRecord
 from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import ModelStructure, load_model
+from binas.train.teacher import Ensemble
 
 
 def evaluate_checkpoint(
@@ -32,21 +34,57 @@ def evaluate_checkpoint(
         UserError: the images are not those that the checkpoint was trained and split on.
     """
     network, structure, checkpoint = load_model(path, plugins)
-    data = open_training_data(structure, path, root)
-    images = data.test() if split == "test" else data.retrain(structure.validation_fraction)[1]
-    if not len(images):
-        raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
-    batches = Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
+    batches, images = _batches(structure, path, split, device, root)
     result = evaluate(network.to(device), batches, structure.stage.loss)
     return {
         "split": split,
-        "images": len(images),
+        "images": images,
         **result,
         "stage": structure.stage.name,
         "precision": structure.stage.precision_words(),
         "epochs": checkpoint.state["position"].get("step"),
         **structure.identity(),
     }
+
+
+def evaluate_ensemble(
+    paths: Sequence[Path],
+    split: str,
+    device: torch.device,
+    plugins: tuple[PluginRecord, ...] = (),
+    root: Path | None = None,
+) -> dict[str, Any]:
+    """Loss and accuracy of several networks as one, the mean of their logits, and the accuracy of each.
+
+    Args:
+        paths: retrain checkpoints of the same images and splits; the rest as of `evaluate_checkpoint`.
+    Raises:
+        UserError: two of them are of other images, classes or splits.
+    """
+    found = [load_model(path, plugins) for path in paths]
+    first = found[0][1]
+    for path, (_, structure, _) in zip(paths, found, strict=True):
+        for key in ("class_names", "in_channels", "image_size", "mean", "std", "split_hashes"):
+            if getattr(structure, key) != getattr(first, key):
+                raise UserError(
+                    f"{path}: its {key.replace('_', ' ')} differ from those of {paths[0]}; an ensemble is of"
+                    " networks that were trained on the same images and splits"
+                )
+    batches, images = _batches(first, paths[0], split, device, root)
+    networks = [network.to(device) for network, _, _ in found]
+    members = [evaluate(network, batches, first.stage.loss)["accuracy"] for network in networks]
+    result = evaluate(Ensemble(networks).to(device), batches, first.stage.loss)
+    return {"split": split, "images": images, **result, "networks": len(paths), "members": members}
+
+
+def _batches(
+    structure: ModelStructure, path: Path, split: str, device: torch.device, root: Path | None
+) -> tuple[Batches, int]:
+    data = open_training_data(structure, path, root)
+    images = data.test() if split == "test" else data.retrain(structure.validation_fraction)[1]
+    if not len(images):
+        raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
+    return Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std), len(images)
 
 
 def open_training_data(structure: ModelStructure, path: Path, root: Path | None) -> Data:

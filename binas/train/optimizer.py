@@ -124,7 +124,8 @@ class OptimizerConfig(Config):
                 return torch.optim.Adadelta(groups, rho=0.9 if old is None else old, **adaptive)
             case "bop":
                 raise UserError(
-                    "optimizer 'bop' flips the weights of binary convolutions and nothing else; name another one"
+                    "optimizer 'bop' flips the weights of binary convolutions and nothing else; name"
+                    " another one"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Penalties on weights that a stage adds to its loss: BNN+ on latent weights, sparsity on batch-norm scales."""
+"""Penalties that a stage adds to its loss: BNN+ on latent weights, sparsity on batch-norm scales."""
 
 from __future__ import annotations
 
