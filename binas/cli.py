@@ -167,6 +167,10 @@ def _device(command: _Command) -> _Command:
 
 def _run_options(command: _Command) -> _Command:
     command.add("--config", metavar="CONFIG", help="a recipe: a YAML file, or the name of a shipped one")
+    command.add(
+        "--micro-batch", metavar="auto|N",
+        help="images computed at a time, gradients adding up; short for --search.micro_batch or --retrain.…",
+    )  # fmt: skip
     command.add("--overwrite", action="store_true", help="replace the run folder if it is one of binas")
     command.add(
         "--resume", nargs="?", const="", metavar="RUN",
@@ -204,7 +208,8 @@ def _add_eval(parsers: _Parsers) -> None:
     command = parsers.command(
         "eval", "accuracy of a checkpoint on the test images", "Builds everything from the checkpoint alone."
     )
-    command.add("checkpoint", help="checkpoint.pt of a retrain run")
+    command.add("checkpoint", nargs="+", help="checkpoint.pt of a retrain run; several with --ensemble")
+    command.add("--ensemble", action="store_true", help="predict by the mean of the networks' logits")
     command.add(
         "--split", choices=("test", "validation"), default="test", help="validation: kept aside in retraining"
     )

@@ -48,11 +48,11 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
 
     if options.strategy:
         overrides["search.strategy"] = options.strategy
+    if options.micro_batch:
+        overrides["search.micro_batch"] = options.micro_batch
     recipe, resumed = open_run("search", options, overrides, options.config or options.recipe)
     if recipe.model is not None:
-        raise UserError(
-            f"model: {recipe.model.name} is trained as it is: binas retrain; leave it out to search"
-        )
+        raise UserError(f"model: {recipe.model.name}: is for binas retrain; leave it out to search")
     if options.print_config:
         print(dump(recipe), end="")
         return 0
@@ -82,6 +82,8 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
 
     file = options.genotype or options.genotype_file
     start: Any = None
+    if options.micro_batch:
+        overrides["retrain.micro_batch"] = options.micro_batch
     if file in MODELS:
         raise UserError(f"{file}: is a published network, not a genotype; name it by --model {file}")
     if options.resume:
@@ -119,20 +121,30 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
 
 def run_eval(options: Namespace, overrides: Overrides) -> int:
     """binas eval"""
-    from binas.train.evaluation import evaluate_checkpoint
+    from binas.train.evaluation import evaluate_checkpoint, evaluate_ensemble
 
+    files = [Path(file) for file in options.checkpoint]
+    if len(files) > 1 and not options.ensemble:
+        raise UserError(f"eval: {len(files)} checkpoints: add --ensemble to take them as one, or give one")
     plugins = load_plugins(options.plugins, REGISTRIES)
     root = Path(options.data_root) if options.data_root else None
-    result = evaluate_checkpoint(
-        Path(options.checkpoint), options.split, pick_device(options.device), plugins, root
-    )
+    where = (options.split, pick_device(options.device), plugins, root)
+    result = evaluate_ensemble(files, *where) if options.ensemble else evaluate_checkpoint(files[0], *where)
     if options.json:
         print(json.dumps(result))
         return 0
+    if options.ensemble:
+        alone = ", ".join(f"{accuracy:.4f}" for accuracy in result["members"])
+        print(
+            f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"
+            f" {result['images']} images, mean of {result['networks']} networks; each alone: {alone}"
+        )
+        return 0
+    what = next(f"{key} {result[key]}" for key in ("genotype", "model") if key in result)
     print(
         f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"
         f" {result['images']} images\nnetwork: {result['precision']}, stage '{result['stage']}',"
-        f" {result['epochs']} epochs, {' '.join(result[key] for key in ('genotype', 'model') if key in result)}"
+        f" {result['epochs']} epochs, {what}"
     )
     return 0
 
