@@ -99,7 +99,8 @@ def check_rules(
         close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or sorted(known)[:3]
         raise UserError(
             f"layers: the rule '{rule.words()}' fits none of the {len(layers)} binary convolutions;"
-            f" there are, for example, {', '.join(close)}"
+            f" there are, for example, {', '.join(close)}. Rules of a space hold for supernet and network"
+            " alike; those for one stage of training stand in its own layers"
         )
 
 
@@ -124,6 +125,7 @@ def own_by_rules(model: nn.Module, choices: Sequence[Choice], may_be_absent: Col
         if any(rule is not None for _, rule in chosen):
             layer.own([binarization_by(rule, binarization) for binarization, rule in chosen])
             layer.keeps_real = is_real(chosen[0][1])
+            layer.binarize_activations = layer.binarize_weights = not layer.keeps_real
 
 
 def use_by_rules(model: nn.Module, choice: Choice) -> None:

@@ -6,6 +6,7 @@ A factory for a number of channels that gives a module from (N, C, H, W) to the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,18 @@ class RPReLU(nn.Module):
         return F.prelu(x - self.gamma, self.beta) + self.zeta
 
 
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.abs() <= 1)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        inside: Tensor = ctx.saved_tensors[0]
+        return gradient * inside
+
+
 @NONLINEARITIES.register("hard_tanh")
 class HardTanh(nn.Module):
     """The input clipped to [−1, 1].
@@ -84,7 +97,7 @@ class HardTanh(nn.Module):
         channels: not used.
     Shape: any -> same.
     Reference: Hubara et al., Binarized Neural Networks, arXiv:1602.02830, sec. 1.3.
-    Deviation: the gradient at ±1 is 1 as the paper has it; `torch.nn.Hardtanh` gives 0 there.
+    Deviation: the gradient at ±1 is 1 as the paper has it; that of PyTorch's own is 0 there.
     """
 
     def __init__(self, channels: int) -> None:
@@ -92,4 +105,4 @@ class HardTanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return x.clamp(-1, 1)
+        return _Clip.apply(x)  # type: ignore[no-any-return]
