@@ -52,8 +52,8 @@ def _run(words: list[str]) -> int:
     parsers = _Parsers()
     overrides: dict[str, Any] = {}
     command = next((word for word in words if not word.startswith("-")), None)
-    if command in ("search", "retrain", "data"):
-        if "-h" in words or "--help" in words:
+    if command in ("search", "retrain", "data", "profile"):
+        if command != "profile" and ("-h" in words or "--help" in words):
             parsers.add_keys(command)
         words, overrides = parsers.split_overrides(command, words)
     options = parsers.main.parse_args(words)
@@ -232,10 +232,13 @@ def _add_check(parsers: _Parsers) -> None:
 
 def _add_profile(parsers: _Parsers) -> None:
     command = parsers.command(
-        "profile", "count parameters, bits and operations of a genotype or checkpoint",
-        "Sizes that are not given are those of the genotype's own recipe.",
+        "profile", "count parameters, bits and operations of a genotype, published network or checkpoint",
+        "Sizes that are not given are those of the genotype's own recipe; --model.KEY VALUE changes an\n"
+        "option of a published network.",
     )  # fmt: skip
-    command.add("file", help="a genotype (file or shipped name), or checkpoint.pt of a retrain run")
+    command.add(
+        "file", help="a genotype (file or shipped name), the name of a published network, or checkpoint.pt"
+    )
     command.add("--image-size", type=int, nargs="+", metavar="N", help="side, or height and width, in pixels")
     command.add("--in-channels", type=int, metavar="N", help="channels of the images")
     command.add("--num-classes", type=int, metavar="N", help="classes")

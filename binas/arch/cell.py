@@ -16,6 +16,7 @@ from binas.arch.layout import CellPlan, EdgeOperations
 from binas.arch.sharing import Group, NodeEdges
 from binas.binarize import BinaryConv2d
 from binas.ops import OpContext, build_op
+from binas.ops.batch_norm import PlainBatchNorm2d
 from binas.ops.parameter_free import padded_to_even
 
 Precision = Literal["real", "binary"]
@@ -142,7 +143,7 @@ class Cell(nn.Module):
             modules = nn.ModuleDict({name: build_op(name, plan.channels, stride, context) for name in names})
             self.edges[edge_key(node, source)] = modules
             if context.normalized_input and any(map(_takes_normalized_input, modules.values())):
-                self.norms[str(source)] = nn.BatchNorm2d(plan.channels, affine=False)
+                self.norms[str(source)] = PlainBatchNorm2d(plan.channels)
         self.skip: nn.Module | None = None
         if skip is not None and plan.index > 0:
             self.skip = (
@@ -184,7 +185,8 @@ class Cell(nn.Module):
         last = 2 + self.num_nodes
         sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
         order = [_row(node, source) for source, nodes in sources for node in nodes]
-        blocks = torch.split(edge_weights[order], [len(nodes) for _, nodes in sources])
+        rows = edge_weights.unbind()  # a list as an index would be copied to the device, which waits for it
+        blocks = torch.split(torch.stack([rows[row] for row in order]), [len(nodes) for _, nodes in sources])
         totals: dict[int, Tensor] = {}
         for (source, nodes), weights in zip(sources, blocks, strict=True):
             x = states[source] if source < 2 else totals.get(source)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binas.binarize import BinaryConv2d
+from binas.binarize.exact import outside_autocast
 from binas.ops.convolutions import BinaryConv
 from binas.ops.edge_sum import Plan, WideConv, edge_sum
 
@@ -36,7 +37,10 @@ class Group:
     def weights(self, columns: Sequence[Tensor], num_targets: int) -> Tensor:
         """The edge weights of its targets (T,)."""
         column = columns[self.column]
-        return column if len(self.targets) == num_targets else column[self.targets]
+        if len(self.targets) == num_targets:
+            return column
+        each = column.unbind()  # a list as an index would be copied to the device, which waits for it
+        return torch.stack([each[target] for target in self.targets])
 
 
 def shares_convolution(modules: Sequence[nn.Module]) -> bool:
@@ -141,7 +145,10 @@ class NodeEdges:
             tuple(tuple(place[target] for target in group.targets) for group, _ in shared),
         )
         weights = [group.weights(self.columns, self.num_targets) for group, _ in shared]
-        outputs = edge_sum(plan, x, kernels, coefficients, [z for _, z in shared], weights)
+        inputs = ([x], kernels, coefficients, [z for _, z in shared], weights)
+        with outside_autocast(x.device.type) as widened:  # sums of ±1 decide signs
+            (x,), *rest = (widened(tensors) for tensors in inputs)
+            outputs = edge_sum(plan, x, *rest)
         return dict(zip(reached, outputs, strict=True))
 
     def _wide(self, group: Group, place: dict[int, int]) -> tuple[WideConv, Tensor, Tensor]:
@@ -175,7 +182,7 @@ def _is_integer(conv: BinaryConv2d) -> bool:
     if not (conv.binarize_activations and conv.binarize_weights) or conv.pad_value:
         return False
     both = (conv.activation_binarizer, conv.weight_binarizer)
-    return all(binarizer.bits == 1 and not binarizer.smooth_in_training for binarizer in both)
+    return all(b.levels == (-1, 1) and not b.smooth_in_training for b in both)
 
 
 def forward_edges(modules: Sequence[nn.Module], x: Tensor) -> Tensor | Sequence[Tensor]:

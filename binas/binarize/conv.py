@@ -17,6 +17,7 @@ from binas.binarize.contract import (
     GradientQuantizer,
     WeightBinarizer,
 )
+from binas.binarize.exact import convolve_integers
 from binas.binarize.spec import Binarization
 from binas.errors import UserError
 
@@ -176,7 +177,20 @@ class BinaryConv2d(nn.Module):
 
     def _convolve(self, codes: Tensor, kernel: Tensor) -> Tensor:
         padding = 0 if self._pads_by_value else self.padding
-        return F.conv2d(codes, kernel, None, self.stride, padding, self.dilation, self.groups)
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        largest = self._largest_sum(kernel)
+        if largest is None:
+            return F.conv2d(codes, kernel, None, *geometry)
+        return convolve_integers(codes, kernel, largest, geometry)
+
+    def _largest_sum(self, kernel: Tensor) -> int | None:
+        """No sum of the convolution is larger; None where it sums real numbers."""
+        if not (self.binarize_activations and self.binarize_weights):
+            return None
+        if self.weight_binarizer.scales != "output":
+            return None
+        largest = [max(map(abs, b.levels)) for b in (self.activation_binarizer, self.weight_binarizer)]
+        return kernel[0].numel() * largest[0] * largest[1]
 
     def extra_repr(self) -> str:
         """The geometry and the active binarizers, for printing."""

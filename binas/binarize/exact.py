@@ -6,6 +6,8 @@ a limit, and fast algorithms such as Winograd's compute with fractions.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -41,9 +43,19 @@ def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: int, geometry:
     """
     kind = codes.device.type
     if torch.is_autocast_enabled(kind) and half_type(kind, largest_sum) is None:
-        with torch.autocast(kind, enabled=False):
-            return _convolve(codes.float(), kernel.float(), geometry)
+        with outside_autocast(kind) as widened:
+            return _convolve(*widened([codes, kernel]), geometry)
     return _convolve(codes, kernel, geometry)
+
+
+@contextmanager
+def outside_autocast(device_type: str) -> Iterator[Callable[[Sequence[Tensor]], list[Tensor]]]:
+    """Inside, nothing is turned into 16 bits; gives a function that widens tensors which have been before."""
+    if not torch.is_autocast_enabled(device_type):
+        yield list
+        return
+    with torch.autocast(device_type, enabled=False):
+        yield lambda tensors: [tensor.float() for tensor in tensors]
 
 
 def _convolve(codes: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
