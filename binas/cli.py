@@ -84,6 +84,7 @@ class _Parsers:
         _add_search(self)
         _add_retrain(self)
         _add_eval(self)
+        _add_squeeze(self)
         _add_check(self)
         _add_profile(self)
         _add_draw(self)
@@ -216,6 +217,19 @@ def _add_eval(parsers: _Parsers) -> None:
     command.add("--data-root", metavar="FOLDER", help="where the images lie, if they have moved")
     command.add("--json", action="store_true", help="print JSON")
     _plugins(_device(command))
+
+
+def _add_squeeze(parsers: _Parsers) -> None:
+    command = parsers.command(
+        "squeeze",
+        "take superfluous channels out of a trained network",
+        "For a genotype's network with batch-norm scales, trained with a stage's batch_norm_sparsity. Writes\n"
+        "a checkpoint to train on from, and beside it a JSON map of the channels that were kept.",
+    )
+    command.add("checkpoint", help="checkpoint.pt of a retrain run")
+    command.add("--init-channels", type=int, required=True, metavar="N", help="channels of the first cell")
+    command.add("-o", "--output", default="squeezed.pt", metavar="FILE", help="default: squeezed.pt")
+    _plugins(command)
 
 
 def _add_check(parsers: _Parsers) -> None:

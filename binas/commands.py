@@ -121,7 +121,7 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
 
 def run_eval(options: Namespace, overrides: Overrides) -> int:
     """binas eval"""
-    from binas.train.evaluation import evaluate_checkpoint, evaluate_ensemble
+    from binas.train.evaluation import evaluate_checkpoint, evaluate_ensemble, result_words
 
     files = [Path(file) for file in options.checkpoint]
     if len(files) > 1 and not options.ensemble:
@@ -130,22 +130,16 @@ def run_eval(options: Namespace, overrides: Overrides) -> int:
     root = Path(options.data_root) if options.data_root else None
     where = (options.split, pick_device(options.device), plugins, root)
     result = evaluate_ensemble(files, *where) if options.ensemble else evaluate_checkpoint(files[0], *where)
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    if options.ensemble:
-        alone = ", ".join(f"{accuracy:.4f}" for accuracy in result["members"])
-        print(
-            f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"
-            f" {result['images']} images, mean of {result['networks']} networks; each alone: {alone}"
-        )
-        return 0
-    what = next(f"{key} {result[key]}" for key in ("genotype", "model") if key in result)
-    print(
-        f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"
-        f" {result['images']} images\nnetwork: {result['precision']}, stage '{result['stage']}',"
-        f" {result['epochs']} epochs, {what}"
-    )
+    print(json.dumps(result) if options.json else result_words(result))
+    return 0
+
+
+def run_squeeze(options: Namespace, overrides: Overrides) -> int:
+    """binas squeeze"""
+    from binas.train.squeeze import squeeze_file
+
+    plugins = load_plugins(options.plugins, REGISTRIES)
+    print(squeeze_file(Path(options.checkpoint), options.init_channels, Path(options.output), plugins))
     return 0
 
 
@@ -191,7 +185,7 @@ def run_profile(options: Namespace, overrides: Overrides) -> int:
     """binas profile"""
     from binas.profiling import profile_file
 
-    return profile_file(options, load_plugins(options.plugins, REGISTRIES))
+    return profile_file(options, load_plugins(options.plugins, REGISTRIES), overrides)
 
 
 def run_draw(options: Namespace, overrides: Overrides) -> int:

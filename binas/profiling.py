@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from binas.arch.genotype import Genotype, read_genotype
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
-from binas.config import build, find_file, merged
+from binas.config import build, find_file, merged, with_override
 from binas.errors import UserError
+from binas.models import MODELS, ModelChoice, Task, build_model
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
 from binas.profile.closed_form import profile_genotype
 from binas.profile.cost import Profile
+from binas.profile.executed import profile_module
 from binas.profile.table import to_csv, to_table
 from binas.run.files import write_atomic
 
@@ -23,9 +29,15 @@ DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 """Sizes of CIFAR-10, for a genotype that no recipe goes with."""
 
 
-def profile_file(options: Namespace, plugins: tuple[PluginRecord, ...]) -> int:
-    """Prints and writes what the options ask for; see `binas profile --help`."""
-    profile, title = _profile(options, plugins)
+def profile_file(
+    options: Namespace, plugins: tuple[PluginRecord, ...], overrides: Mapping[str, Any] | None = None
+) -> int:
+    """Prints and writes what the options ask for; see `binas profile --help`.
+
+    Args:
+        overrides: options of a published network, `model.KEY` and their values.
+    """
+    profile, title = _profile(options, plugins, dict(overrides or {}))
     if options.json == "-":
         print(json.dumps(profile.to_json()))
     elif options.csv == "-":
@@ -43,7 +55,13 @@ def profile_file(options: Namespace, plugins: tuple[PluginRecord, ...]) -> int:
     return 0
 
 
-def _profile(options: Namespace, plugins: tuple[PluginRecord, ...]) -> tuple[Profile, str]:
+def _profile(
+    options: Namespace, plugins: tuple[PluginRecord, ...], overrides: dict[str, Any]
+) -> tuple[Profile, str]:
+    if options.file in MODELS and not Path(options.file).is_file():
+        return _published(options, overrides)
+    if overrides:
+        raise UserError(f"--{next(iter(overrides))}: profile takes model.KEY with the name of a model only")
     path = find_file(options.file, "genotypes")
     sizes: dict[str, Any] = dict(DEFAULT_SIZES)
     stage: dict[str, Any] = {}
@@ -51,7 +69,12 @@ def _profile(options: Namespace, plugins: tuple[PluginRecord, ...]) -> tuple[Pro
         from binas.train.model_file import load_model
 
         _, structure, _ = load_model(path, plugins)
+        if structure.model is not None:
+            sizes = _sizes(options, {key: getattr(structure, key) for key in sizes})
+            changed = structure.model_copy(update=sizes)
+            return _counted(changed.build_network, f"{path}: {structure.model.words()}", sizes)
         genotype, settings = structure.read_genotype(), structure.settings
+        assert settings is not None
         sizes |= {key: getattr(structure, key) for key in sizes}
         stage = {
             "binarization": structure.stage.binarization,
@@ -64,19 +87,56 @@ def _profile(options: Namespace, plugins: tuple[PluginRecord, ...]) -> tuple[Pro
         require_plugins(genotype.plugins, plugins, str(path))
         sizes |= {key: value for key, value in _own_sizes(genotype).items() if key in sizes}
         settings = _own_settings(genotype)
-    sizes |= {key: _given(options, key) for key in sizes if _given(options, key) is not None}
+    sizes = _sizes(options, sizes)
     changes = {key: getattr(options, key) for key in ("num_cells", "init_channels")}
     given = {key: value for key, value in changes.items() if value is not None}
     settings = build(NetworkSettings, {**settings.model_dump(), **given}, "profile")
     title = (
         f"{path}: genotype {genotype.hash()}, {settings.num_cells} cells from {settings.init_channels}"
-        f" channels, images {sizes['in_channels']} × {sizes['image_size'][0]} × {sizes['image_size'][1]},"
-        f" {sizes['num_classes']} classes"
+        f" channels, {_size_words(sizes)}"
     )
     profile = profile_genotype(
         genotype, sizes["in_channels"], sizes["image_size"], sizes["num_classes"], settings, **stage
     )
     return profile, title
+
+
+def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, str]:
+    for key in overrides:
+        if not key.startswith("model."):
+            raise UserError(f"--{key}: profile takes options of the model only, --model.KEY")
+    value: Any = {"name": options.file}
+    for key, change in overrides.items():
+        value = with_override(value, key.removeprefix("model."), change)
+    choice, sizes = build(ModelChoice, value, "profile: model"), _sizes(options, dict(DEFAULT_SIZES))
+
+    def network() -> nn.Module:
+        return build_model(choice, Task(**sizes, binarizations=()))
+
+    return _counted(network, choice.words(), sizes)
+
+
+def _counted(network: Callable[[], nn.Module], what: str, sizes: dict[str, Any]) -> tuple[Profile, str]:
+    """The executed count of a network, without numbers where its layers need none."""
+    in_channels, image_size = sizes["in_channels"], sizes["image_size"]
+    try:
+        with torch.device("meta"):
+            profile = profile_module(network(), in_channels, image_size)
+    except UserError:
+        raise
+    except Exception:  # some binarizers read numbers, which the meta device does not have
+        profile = profile_module(network(), in_channels, image_size)
+    return profile, f"{what}, {_size_words(sizes)}"
+
+
+def _sizes(options: Namespace, sizes: dict[str, Any]) -> dict[str, Any]:
+    given = {key: _given(options, key) for key in sizes}
+    return {**sizes, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _size_words(sizes: dict[str, Any]) -> str:
+    height, width = sizes["image_size"]
+    return f"images {sizes['in_channels']} × {height} × {width}, {sizes['num_classes']} classes"
 
 
 def _own_sizes(genotype: Genotype) -> dict[str, Any]:

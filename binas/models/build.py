@@ -13,6 +13,7 @@ from binas.binarize.rules import own_by_rules
 from binas.config import Config, build, merged
 from binas.errors import UserError
 from binas.models.registry import MODELS, Model, ModelOptions, Task
+from binas.registry import nearest
 
 
 class ModelChoice(Config):
@@ -35,6 +36,8 @@ class ModelChoice(Config):
 
     @model_validator(mode="after")
     def _options_are_known(self) -> ModelChoice:
+        if self.name not in MODELS:
+            raise ValueError(f"unknown model '{self.name}';{nearest(self.name, MODELS)}")
         self.options()
         return self
 

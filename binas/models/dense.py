@@ -14,7 +14,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
-from binas.models.layers import SHORTCUT, Downsampling, Head, binary_conv, max_pool, real_conv, scaled, stem
+from binas.models.layers import (
+    SHORTCUT,
+    Downsampling,
+    Head,
+    binary_conv,
+    chain,
+    max_pool,
+    real_conv,
+    scaled,
+    stem,
+)
 from binas.models.registry import StemOptions, Task, register_models
 
 GROWTH = 64
@@ -102,7 +112,7 @@ def transition(
 def dense_network(first: nn.Module, body: Sequence[nn.Module], channels: int, num_classes: int) -> nn.Module:
     """Stem, blocks and transitions, batch-norm and ReLU, head."""
     last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-    return nn.Sequential(first, nn.Sequential(*body), last, Head(channels, num_classes))
+    return chain(stem=first, body=nn.Sequential(*body), last=last, head=Head(channels, num_classes))
 
 
 def binary_dense_net(options: DenseOptions, task: Task) -> nn.Module:

@@ -5,6 +5,7 @@ Sizes follow ceil(H/stride), so that any image works: pools take what is left at
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Literal
 
 from torch import Tensor, nn
@@ -47,6 +48,11 @@ def real_conv(
     )
     conv.why_real = why  # type: ignore[assignment]
     return conv
+
+
+def chain(**parts: nn.Module) -> nn.Sequential:
+    """Modules in a row, each under a name of its own."""
+    return nn.Sequential(OrderedDict(parts))
 
 
 def stem(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
 from binas.errors import UserError
-from binas.models.layers import FIRST, Head, average_pool, binary_conv, real_conv, scaled
+from binas.models.layers import FIRST, Head, average_pool, binary_conv, chain, real_conv, scaled
 from binas.models.registry import Task, WidthOptions, register_models
 
 CHANNELS = (32, 64, *(128,) * 2, *(256,) * 2, *(512,) * 6, *(1024,) * 2)
@@ -104,7 +104,8 @@ def mobile_net(
     first = nn.Sequential(
         real_conv(task.in_channels, channels[0], 3, stride, why=FIRST), nn.BatchNorm2d(channels[0])
     )
-    return nn.Sequential(first, nn.Sequential(*blocks), Head(channels[-1], task.num_classes))
+    head = Head(channels[-1], task.num_classes)
+    return chain(stem=first, blocks=nn.Sequential(*blocks), head=head)
 
 
 def block_channels(options: WidthOptions) -> list[int]:

@@ -6,6 +6,7 @@ Liu et al., ReActNet, arXiv:2003.03488, sec. 4; layers as in github.com/liuzechu
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Literal
 
@@ -103,14 +104,11 @@ class ReActNet(nn.Sequential):
             ReActBlock(task, before, after, 2 if after > before and position else 1, options)
             for position, (before, after) in enumerate(pairwise(channels))
         ]
-        super().__init__(
-            nn.Sequential(
-                real_conv(task.in_channels, channels[0], 3, first_stride, why=FIRST),
-                nn.BatchNorm2d(channels[0]),
-            ),
-            nn.Sequential(*blocks),
-            Head(channels[-1], task.num_classes),
+        first = nn.Sequential(
+            real_conv(task.in_channels, channels[0], 3, first_stride, why=FIRST), nn.BatchNorm2d(channels[0])
         )
+        head = Head(channels[-1], task.num_classes)
+        super().__init__(OrderedDict(stem=first, blocks=nn.Sequential(*blocks), head=head))
 
 
 def react_resnet(options: ResidualOptions, task: Task) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
@@ -67,7 +68,8 @@ class ResidualNet(nn.Sequential):
         num_classes: int,
         last: Sequence[nn.Module] = (),
     ) -> None:
-        super().__init__(stem, stages, nn.Sequential(*last), Head(channels, num_classes))
+        parts = {"stem": stem, "stages": stages, "last": nn.Sequential(*last)}
+        super().__init__(OrderedDict(parts, head=Head(channels, num_classes)))
 
 
 class ResidualConv(nn.Module):

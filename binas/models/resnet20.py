@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
-from binas.models.layers import Head, binary_conv, scaled, shortcut, stem
+from binas.models.layers import Head, binary_conv, chain, scaled, shortcut, stem
 from binas.models.registry import Task, WidthOptions, register_models
 from binas.ops.nonlinearities import HardTanh
 
@@ -78,7 +78,8 @@ def resnet20(options: ResNet20Options, task: Task) -> nn.Module:
             blocks.append(SmallBlock(task, channels, width, stride, options))
             channels = width
     first = stem(options.stem, task.in_channels, widths[0], activation="none")
-    return nn.Sequential(first, nn.Sequential(*blocks), Head(channels, task.num_classes))
+    head = Head(channels, task.num_classes)
+    return chain(stem=first, stages=nn.Sequential(*blocks), head=head)
 
 
 register_models(

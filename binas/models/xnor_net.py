@@ -111,10 +111,12 @@ class XnorBlock(nn.Module):
 
 
 def xnor_resnet(options: ResidualOptions, task: Task) -> nn.Module:
-    """ResNet of XNOR blocks; shortcuts that halve the size are binary, as the published counts have them.
+    """ResNet of XNOR blocks, with a shortcut around every two convolutions.
 
-    The paper draws no residual block: pre-activation order and the batch-norm and ReLU before the
-    average are our reading.
+    Uncertain: the paper draws no residual block. Pre-activation order, and batch-norm and ReLU before the
+    average, are our reading. Published sizes (33.7 Mbit for 18 layers in Bi-Real's table 3) fit real-valued
+    down-sampling, published 1-bit operations (1.695e9 in BATS's table) binary down-sampling, which is
+    `downsampling: binary`.
     """
 
     def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -129,10 +131,7 @@ def xnor_resnet(options: ResidualOptions, task: Task) -> nn.Module:
 register_models(XnorAlexNet, {"xnor_alexnet": AlexNetOptions()}, BINARIZATION, PAPER)
 register_models(
     xnor_resnet,
-    {
-        f"xnor_resnet{depth}": ResidualOptions(blocks=DEPTHS[depth], downsampling="binary")
-        for depth in (18, 34)
-    },
+    {f"xnor_resnet{depth}": ResidualOptions(blocks=DEPTHS[depth]) for depth in (18, 34)},
     BINARIZATION,
     PAPER,
 )
