@@ -21,6 +21,7 @@ from binas.binarize import (
 )
 from binas.binarize.schemes.bnn_plus import bnn_plus_penalty
 from binas.errors import UserError
+from binas.train.check import check_network, real_layers
 
 Array = NDArray[np.float64]
 Options = dict[str, object]
@@ -306,6 +307,25 @@ def test_evaluated_codes_do_not_see_positive_rescaling(name: str, factor: float)
     binarizer = activation(name).eval()
     x = torch.randn(3, 8, 4, 4, dtype=torch.float64)
     assert torch.equal(binarizer(x)[0][0], binarizer(x * factor)[0][0])
+
+
+# --- what `binas check` sees
+
+
+@pytest.mark.parametrize(("name", "adds"), [("spike", False), ("sign", True), ("tanh_sign", True)])
+def test_zero_padding_adds_a_value_unless_it_is_a_level(name: str, adds: bool) -> None:
+    spec = Binarization(activation=BinarizerSpec(name=name))
+    layer = BinaryConv2d(3, 4, 3, padding=1, binarizations=[spec])
+    [report] = check_network(torch.nn.Sequential(layer), torch.randn(2, 3, 6, 6))
+    assert report.is_binary and report.pads_with_zero == adds
+    assert report.input_values == ({0, 1} if name == "spike" else {-1, 1})
+
+
+def test_learned_parts_of_binarizers_are_told_apart_from_layers() -> None:
+    spec = Binarization(activation=BinarizerSpec(name="rsign"), weight=BinarizerSpec(name="dsq"))
+    rows = real_layers(torch.nn.Sequential(BinaryConv2d(3, 4, 3, binarizations=[spec]), torch.nn.ReLU()))
+    assert [(kind, count) for _, kind, count, _ in rows] == [("RSign", 3), ("SoftInterval", 2)]
+    assert all("binarizer has learned" in why for *_, why in rows)
 
 
 # --- the BNN+ penalty

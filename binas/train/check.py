@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from binas.binarize import BinaryConv2d, binary_convolutions
+from binas.binarize import ActivationBinarizer, BinaryConv2d, WeightBinarizer, binary_convolutions
 
 MAX_VALUES_SHOWN = 4
 
@@ -90,7 +90,7 @@ class _Watch(TorchFunctionMode):
 def _look(report: ConvolutionReport, x: Tensor, weight: Tensor, padding: Any) -> None:
     report.calls += 1
     report.input_values |= set(torch.unique(x)[: len(report.input_levels) + MAX_VALUES_SHOWN].tolist())
-    report.pads_with_zero |= bool(padding)
+    report.pads_with_zero |= bool(padding) and 0 not in report.input_levels
     per_filter = [torch.unique(one) for one in weight.detach()]
     report.weight_values = max(report.weight_values, *map(len, per_filter))
     levels = torch.tensor(report.weight_levels, dtype=weight.dtype, device=weight.device)
@@ -161,6 +161,12 @@ def _leaving(watch: _Watch) -> Callable[..., None]:
 def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
     """Every layer with real-valued parameters outside binary convolutions: name, type, parameters, why."""
     rows = []
+    binarizers = {
+        id(part)
+        for module in network.modules()
+        if isinstance(module, ActivationBinarizer | WeightBinarizer)
+        for part in module.modules()
+    }
     for name, module in network.named_modules():
         if isinstance(module, BinaryConv2d) and not module.keeps_real:
             continue
@@ -174,5 +180,7 @@ def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
         )
         if isinstance(module, BinaryConv2d):
             default = "a rule of the space or stage says precision: real"
+        elif id(module) in binarizers:
+            default = "what a binarizer has learned: its thresholds, scales or levels"
         rows.append((name, type(module).__name__, count, str(getattr(module, "why_real", default))))
     return rows
