@@ -401,20 +401,28 @@ def test_frozen_weights_stay_whatever_the_optimizer_does() -> None:
     assert torch.equal(layer(x), layer.eval()(x))
 
 
-def test_inq_share_can_be_told_from_outside_and_is_resumed() -> None:
+def test_inq_goes_on_from_its_state() -> None:
     layer, again = inq_layer(), inq_layer()
-    binarizer: Any = layer.weight_binarizer
-    binarizer.share = 0.2
-    train(layer, 9, 10, 10)
-    assert binarizer.frozen.float().mean().item() == pytest.approx(0.2, abs=0.01)
+    train(layer, 0, 2, 10)
     again.load_state_dict(layer.state_dict(), strict=True)
-    again.weight_binarizer.share = 0.2
     for one in (layer, again):
-        train(one, 10, 12, 10)
+        train(one, 2, 7, 10)
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(layer.state_dict().values(), again.state_dict().values(), strict=True)
+        torch.equal(mine, other)
+        for mine, other in zip(layer.state_dict().values(), again.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("name, options", [("eedn", {}), ("wrpn", {}), ("wrpn", {"bits": 4})])
+def test_wide_latent_weights_learn_at_a_rate_to_match(name: str, options: Any) -> None:
+    shape = torch.Size((40, 16, 3, 3))
+    binarizer = WEIGHT_BINARIZERS[name](shape, **options)
+    latent = nn.Parameter((torch.rand(shape) * 2 - 1) / 12)  # uniform within 1/√n
+    usual = latent.detach().std()
+    binarizer.initialise(latent)
+    assert binarizer.learning_rate_scale == 12
+    assert (latent.std() / usual).item() == pytest.approx(12, rel=0.05)
+    assert value_of(binarizer, latent).count_nonzero() > 0.4 * shape.numel()
 
 
 @pytest.mark.parametrize("name, options, factor", [
@@ -462,7 +470,7 @@ def test_weights_that_are_all_zero_give_no_nan(name: str, options: dict[str, Any
     (WEIGHT_BINARIZERS, "inq", {"portions": []}, "portions .* rise to 1"),
     (WEIGHT_BINARIZERS, "inq", {"portions": 0.5}, "portions .* rise to 1"),
     (WEIGHT_BINARIZERS, "inq", {"warm_up": 1.0}, "'inq': warm_up 1.0 is no number above 0 and at most 0.99"),
-    (WEIGHT_BINARIZERS, "syq", {"scaling": "pixels"}, "'syq': unknown scaling 'pixels'; did you mean 'pixel'"),
+    (WEIGHT_BINARIZERS, "syq", {"scaling": "pixels"}, "'syq': unknown scaling 'pixels'"),
     (WEIGHT_BINARIZERS, "syq", {"bits": 3}, "'syq': bits 3 is no integer from 1 to 2"),
     (WEIGHT_BINARIZERS, "ttq", {"threshold": -1}, "'ttq': threshold -1 is no number above 0"),
     (WEIGHT_BINARIZERS, "eedn", {"hysteresis": 0.6}, "'eedn': hysteresis 0.6"),

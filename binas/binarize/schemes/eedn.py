@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Size, Tensor, nn
 
@@ -20,6 +22,7 @@ class EednWeight(WeightBinarizer):
 
     Where it is the layer's first binarizer, latent weights start uniform in [−1, 1]: small ones would all
     be 0. As the binarizer of a later stage only, give it in the earlier ones too.
+    They are √n times as large as usual, n the weights of a filter, and so is their learning rate.
 
     Args:
         shape: shape of the latent weight.
@@ -38,6 +41,7 @@ class EednWeight(WeightBinarizer):
     def __init__(self, shape: Size, hysteresis: float = 0.1) -> None:
         super().__init__()
         self.hysteresis = number("eedn", "hysteresis", hysteresis, 0, 0.5)
+        self.learning_rate_scale = math.sqrt(shape[1:].numel())
         self.register_buffer("state", torch.zeros(shape))
 
     def initialise(self, weight: nn.Parameter) -> None:

@@ -22,7 +22,7 @@ class Inq(WeightBinarizer):
               In training frozen weights are quantized and the others raw; in evaluation all are quantized
     backward  0 for frozen weights, 1 for the others
     state     which are frozen and as what; n₁ is fixed with the first portion. After every optimizer step
-              the portion that progress, or `share`, asks for is frozen, largest magnitudes first, and
+              the portion that progress asks for is frozen, largest magnitudes first, and
               frozen latent weights are set to their values, whatever momentum or weight decay did
 
     Args:
@@ -59,8 +59,6 @@ class Inq(WeightBinarizer):
         self.warm_up = 0.0 if warm_up == 0 else number("inq", "warm_up", warm_up, 0, 0.99)
         powers = [2**n for n in range(2 ** (bits - 2))]
         self.levels = (*(-power for power in reversed(powers)), 0, *powers)
-        self.share: float | None = None
-        """Share of weights to freeze, told from outside by a procedure; None: what progress asks for."""
         self.register_buffer("frozen", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("codes", torch.zeros(shape))
         self.register_buffer("exponent", torch.zeros(()))
@@ -111,7 +109,7 @@ class Inq(WeightBinarizer):
 
     @torch.no_grad()
     def after_step(self, weight: nn.Parameter) -> None:
-        self.freeze(weight, self.portion(self.progress) if self.share is None else self.share)
+        self.freeze(weight, self.portion(self.progress))
         weight.copy_(torch.where(self.frozen, self.codes * self._scale(weight), weight))
 
 

@@ -67,8 +67,9 @@ class TwoStepWeight(WeightBinarizer):
         shape: shape of the latent weight.
     Shape: (O, I, kH, kW) -> codes of that shape and a scale (O, 1, 1).
     Reference: Wang et al., Two-Step Quantization for Low-bit Neural Networks, CVPR 2018, sec. 3.3.
-    Deviation: the paper fits each filter to the layer's codes on training images, see
-        `binas.binarize.transformation.fitted_ternary`; in training it is fitted to the latent weight.
+    Deviation: the paper solves for α and codes layer by layer, so that the quantized outputs of the first
+        step are kept on training images; here the second step is a stage of training that starts from the
+        first one's weights, each filter fitted to its latent weight.
     """
 
     bits = 2

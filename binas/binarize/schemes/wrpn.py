@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Size, Tensor, nn
 
 from binas.binarize.contract import (
@@ -30,7 +32,8 @@ class WrpnWeight(WeightBinarizer):
 
     The other half of the method is width: give the network two or three times the channels. Where it is
     the layer's first binarizer and k > 1, latent weights are stretched to reach ±1, since small ones would
-    all be 0; as the binarizer of a later stage only, give it in the earlier ones too.
+    all be 0; as the binarizer of a later stage only, give it in the earlier ones too. They are then about
+    √n times as large as usual, n the weights of a filter, and so is their learning rate.
 
     Args:
         shape: shape of the latent weight.
@@ -48,6 +51,7 @@ class WrpnWeight(WeightBinarizer):
         self.bits = whole("wrpn", "bits", bits, 1, MAX_BITS)
         self.steps = 2 ** (bits - 1) - 1
         self.levels = (-1, 1) if bits == 1 else tuple(range(-self.steps, self.steps + 1))
+        self.learning_rate_scale = math.sqrt(shape[1:].numel()) if bits > 1 else 1.0
 
     def initialise(self, weight: nn.Parameter) -> None:
         if self.bits > 1:
