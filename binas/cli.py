@@ -223,8 +223,8 @@ def _add_squeeze(parsers: _Parsers) -> None:
     command = parsers.command(
         "squeeze",
         "take superfluous channels out of a trained network",
-        "For a genotype's network with batch-norm scales, trained with a stage's batch_norm_sparsity. Writes\n"
-        "a checkpoint to train on from, and beside it a JSON map of the channels that were kept.",
+        "For a genotype's network with batch-norm scales, trained with a stage's batch_norm_sparsity.\n"
+        "Writes a checkpoint to train on from, and beside it a JSON map of the channels that were kept.",
     )
     command.add("checkpoint", help="checkpoint.pt of a retrain run")
     command.add("--init-channels", type=int, required=True, metavar="N", help="channels of the first cell")

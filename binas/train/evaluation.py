@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,22 @@ def evaluate_ensemble(
     members = [evaluate(network, batches, first.stage.loss)["accuracy"] for network in networks]
     result = evaluate(Ensemble(networks).to(device), batches, first.stage.loss)
     return {"split": split, "images": images, **result, "networks": len(paths), "members": members}
+
+
+def result_words(result: Mapping[str, Any]) -> str:
+    """What was measured, for a person."""
+    measured = (
+        f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"
+        f" {result['images']} images"
+    )
+    if "members" in result:
+        alone = ", ".join(f"{accuracy:.4f}" for accuracy in result["members"])
+        return f"{measured}, mean of {result['networks']} networks; each alone: {alone}"
+    what = next(f"{key} {result[key]}" for key in ("genotype", "model") if key in result)
+    return (
+        f"{measured}\nnetwork: {result['precision']}, stage '{result['stage']}', {result['epochs']} epochs,"
+        f" {what}"
+    )
 
 
 def _batches(

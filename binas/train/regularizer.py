@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from binas.binarize import binary_convolutions
 from binas.binarize.schemes.bnn_plus import bnn_plus_penalty
 from binas.config import Config
 from binas.errors import UserError
-from binas.train.batch_norm import batch_norms
 
 
 class WeightRegularizer(Config):
@@ -41,12 +41,20 @@ class WeightRegularizer(Config):
 def batch_norm_penalty(model: nn.Module) -> Tensor:
     """The sum of the magnitudes of all batch-norm scales, which makes superfluous channels visible.
 
+    Those of a stem and of an auxiliary head do not count: their channels are not for taking out.
+
     Reference: Liu et al., Network Slimming, arXiv:1708.06519, eq. 1; the squeezing of Hu et al., Widening
         and Squeezing, arXiv:2002.00555, whose own penalty was not at hand.
     Raises:
         UserError: no batch-norm of the network learns a scale.
     """
-    scales = [norm.weight for norm in batch_norms(model) if norm.affine]
+    scales = [
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.affine
+        and name.split(".")[0] not in ("stem", "auxiliary")
+    ]
     if not scales:
         raise UserError(
             "batch_norm_sparsity: no batch-norm of the network has a scale to shrink; set"
