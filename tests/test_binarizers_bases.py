@@ -360,3 +360,31 @@ def test_a_layer_convolves_what_the_bases_stand_for(names: tuple[str, str], grou
 def test_impossible_numbers_of_bases_are_told(name: str, bases: Any) -> None:
     with pytest.raises(UserError, match=f"'{name}': bases {bases!r} is no integer from 1 to 8"):
         ACTIVATION_BINARIZERS[name](3, bases=bases)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_autocast_changes_no_weight(name: str) -> None:
+    binarizer = WEIGHT_BINARIZERS[name](torch.Size(W.shape))
+    latent = torch.nn.Parameter(torch.tensor(W, dtype=torch.float32))
+    binarizer.initialise(latent)
+    plain = total(binarizer(latent), True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(total(binarizer(latent), True), plain)
+        binarizer.after_step(latent)
+    assert all(value.isfinite().all() for value in binarizer.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_take_16_bits(name: str) -> None:
+    x = torch.tensor(X, dtype=torch.bfloat16)
+    plain = total(ACTIVATION_BINARIZERS[name](3)(x.float()), False)
+    leaf = x.clone().requires_grad_()
+    binarizer = ACTIVATION_BINARIZERS[name](3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        bases = binarizer(leaf)
+        value = total([(codes, s) for codes, s in bases], False)
+    value.float().square().sum().backward()
+    assert leaf.grad is not None and leaf.grad.isfinite().all()
+    assert all(set(codes.detach().float().unique().tolist()) <= set(binarizer.levels) for codes, _ in bases)
+    # at most a few values lie so near a threshold that rounding to 8 bits carries them over
+    assert ((value.float() - plain).abs() < 0.02).float().mean() > 0.9

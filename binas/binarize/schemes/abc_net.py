@@ -49,11 +49,17 @@ class AbcNetWeight(WeightBinarizer):
         shifts = torch.linspace(-1, 1, self.num_bases).tolist() if self.num_bases > 1 else [0.0]
         centred, deviation = w - w.mean(), w.std(correction=0)
         codes = [sign(centred + shift * deviation) for shift in shifts]
-        matrix = torch.stack([code.flatten() for code in codes])  # (M, n)
-        gram, target = matrix @ matrix.T / w.numel(), matrix @ w.flatten() / w.numel()
-        # equal bases make the matrix singular; 1e-5 is well above float32's rounding of its entries
-        alphas = torch.linalg.pinv(gram, rtol=1e-5, hermitian=True) @ target
+        alphas = _least_squares(torch.stack([code.flatten() for code in codes]), w.flatten())
         return [(straight_through(weight, code), alpha) for code, alpha in zip(codes, alphas, strict=True)]
+
+
+def _least_squares(bases: Tensor, target: Tensor) -> Tensor:
+    """The α (M,) for which Σ α_i · bases_i (M, n) is nearest to the target, the shortest one if several."""
+    with torch.autocast(target.device.type, enabled=False):  # 16 bits hold neither the sums nor the inverse
+        gram, products = bases @ bases.T / len(target), bases @ target / len(target)
+        # equal bases make the matrix singular; 1e-5 is well above float32's rounding of its entries
+        alphas: Tensor = torch.linalg.pinv(gram, rtol=1e-5, hermitian=True) @ products
+        return alphas
 
 
 @ACTIVATION_BINARIZERS.register("abc_net")

@@ -39,7 +39,7 @@ def nearest_codes(rows: Tensor, basis: Tensor, digits: tuple[int, int]) -> Tenso
     words = torch.tensor(
         list(itertools.product(digits, repeat=basis.shape[1])), dtype=rows.dtype, device=rows.device
     )
-    levels, order = (basis @ words.T).sort(dim=1)  # (R, 2^k)
+    levels, order = (basis[:, None] * words).sum(dim=2).sort(dim=1)  # (R, 2^k)
     thresholds = (levels[:, 1:] + levels[:, :-1]) / 2
     place = torch.searchsorted(thresholds, rows.contiguous())
     return words[order.gather(1, place)]
@@ -47,10 +47,11 @@ def nearest_codes(rows: Tensor, basis: Tensor, digits: tuple[int, int]) -> Tenso
 
 def fitted_basis(rows: Tensor, codes: Tensor, basis: Tensor) -> Tensor:
     """The basis (R, k) of least squares for given codes (R, n, k)."""
-    n = rows.shape[1]
-    gram = codes.mT @ codes / n + RIDGE * torch.eye(basis.shape[1], dtype=rows.dtype, device=rows.device)
-    target = (codes.mT @ rows[:, :, None])[:, :, 0] / n + RIDGE * basis
-    fitted: Tensor = torch.linalg.solve(gram, target)
+    n, unit = rows.shape[1], torch.eye(basis.shape[1], dtype=rows.dtype, device=rows.device)
+    with torch.autocast(rows.device.type, enabled=False):  # 16 bits hold neither the sums nor the inverse
+        gram = codes.mT @ codes / n + RIDGE * unit
+        target = (codes.mT @ rows[:, :, None])[:, :, 0] / n + RIDGE * basis
+        fitted: Tensor = torch.linalg.solve(gram, target)
     return fitted
 
 
@@ -87,7 +88,7 @@ class LqNetActivation(ActivationBinarizer):
 
     def forward(self, x: Tensor) -> Bases:
         with torch.no_grad():
-            rows, digits = x.reshape(1, -1), (self.levels[0], self.levels[1])
+            rows, digits = x.reshape(1, -1).to(self.basis.dtype), (self.levels[0], self.levels[1])
             codes = nearest_codes(rows, self.basis[None], digits)
             if self.training and self.track_running_stats:
                 fitted = fitted_basis(rows, codes, self.basis[None])[0]
@@ -96,9 +97,9 @@ class LqNetActivation(ActivationBinarizer):
             basis = self.basis.clone()
             top = basis.abs().sum() if digits[0] else basis.clamp_min(0).sum()
             bottom = -top if digits[0] else basis.clamp_max(0).sum()
-        each = [code.reshape(x.shape) for code in codes[0].unbind(-1)]
+        each = [code.reshape(x.shape).to(x.dtype) for code in codes[0].unbind(-1)]
         scales = list(basis)
-        passed = shared_straight_through(clipped(x, bottom, top), each, scales)
+        passed = shared_straight_through(clipped(x, bottom.to(x.dtype), top.to(x.dtype)), each, scales)
         return list(zip(passed, scales, strict=True))
 
 
