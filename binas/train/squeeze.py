@@ -74,12 +74,14 @@ class ChannelPlan:
         self.nodes = network.space.num_nodes
         if network.space.inter_cell_skip and network.space.reduction_skip == "avg_pool":
             raise UserError("squeeze: a space with reduction_skip: avg_pool repeats channels; none can go")
+        if not isinstance(network.stem, nn.Sequential):
+            raise UserError("squeeze: a network with stem: imagenet is not squeezed; make one with stem: cifar")
         self.levels: list[str] = []
         level = 0
         for plan in network.plans:
             level += plan.kind == "reduce"
             self.levels.append(f"level {level}")
-        self.sizes = {STEM: int(network.stem[1].out_channels)}  # type: ignore[arg-type]
+        self.sizes = {STEM: network.plans[0].input_channels[1]}
         self.sizes |= {name: plan.channels for name, plan in zip(self.levels, network.plans, strict=True)}
         self.unit = self._unit()
 
