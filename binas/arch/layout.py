@@ -18,7 +18,8 @@ class CellPlan:
         kind: `normal` or `reduce`.
         channels: of each operation inside.
         input_channels: of the outputs of the cell before the previous one, and of the previous one.
-        first_input_stride: 2 where the previous cell was a reduction, so that both inputs agree in size.
+        first_input_stride: 2 where the previous cell, or the last layer of an ImageNet stem, halved the
+            size, so that both inputs agree.
     """
 
     index: int
@@ -37,9 +38,9 @@ def plan_cells(settings: NetworkSettings, num_nodes: int) -> list[CellPlan]:
     """The cells of a network, in order."""
     reductions = settings.reduction_positions()
     channels = settings.init_channels
-    before = previous = settings.stem_multiplier * channels
+    before = previous = settings.stem_channels
     plans = []
-    after_reduction = False
+    after_reduction = settings.stem == "imagenet"  # the stem's two outputs differ in size
     for index in range(settings.num_cells):
         kind = "reduce" if index in reductions else "normal"
         channels *= 2 if kind == "reduce" else 1

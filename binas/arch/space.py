@@ -56,6 +56,8 @@ class NetworkSettings(Config):
     """Positions (from 0) of reduction cells; null: at one and two thirds of the depth."""
     stem_multiplier: int = Field(3, ge=1, le=64)
     """Channels of the stem, as a multiple of init_channels."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """cifar: one 3×3 convolution; imagenet: three of stride 2, without stem_multiplier."""
     preprocess: Literal["real", "binary"] = "binary"
     """Precision of the convolutions that bring a cell's two inputs to its width."""
     batch_norm_affine: bool = False
@@ -77,6 +79,17 @@ class NetworkSettings(Config):
                 f"reductions: position {self.reductions[-1]} is beyond the {self.num_cells} cells (from 0)"
             )
         return self
+
+    @model_validator(mode="after")
+    def _halves(self) -> NetworkSettings:
+        if self.stem == "imagenet" and self.init_channels % 2:
+            raise ValueError(f"init_channels: {self.init_channels} is odd; stem: imagenet halves it")
+        return self
+
+    @property
+    def stem_channels(self) -> int:
+        """Channels that the stem gives."""
+        return self.init_channels * (1 if self.stem == "imagenet" else self.stem_multiplier)
 
     def reduction_positions(self) -> tuple[int, ...]:
         """The positions of reduction cells, defaults filled in."""

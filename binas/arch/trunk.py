@@ -11,6 +11,7 @@ from binas.arch.cell import Cell, global_average
 from binas.arch.checkpointing import run_checkpointed
 from binas.arch.layout import EdgeOperations, plan_cells
 from binas.arch.space import NetworkSettings, SearchSpace
+from binas.arch.stem import ImageNetStem, small_stem
 from binas.binarize import Binarization, LayerRule
 from binas.binarize.rules import own_by_rules
 
@@ -18,8 +19,8 @@ from binas.binarize.rules import own_by_rules
 class Trunk(nn.Module):
     """Stem, cells and head of a network over a search space.
 
-    The stem is batch-norm, real-valued 3×3 convolution, ReLU; the head is a global average and a
-    real-valued linear layer.
+    The stem is real-valued, see `binas.arch.stem`; the head is a global average and a real-valued linear
+    layer.
 
     Args:
         space: the search space.
@@ -49,13 +50,11 @@ class Trunk(nn.Module):
         space.check_operations()
         self.space, self.settings = space, settings
         self.in_channels, self.num_classes = in_channels, num_classes
-        stem_channels = settings.stem_multiplier * settings.init_channels
-        self.stem = nn.Sequential(
-            nn.BatchNorm2d(in_channels),
-            nn.Conv2d(in_channels, stem_channels, 3, padding=1, bias=False),
-            nn.ReLU(),
+        self.stem: nn.Module = (
+            ImageNetStem(in_channels, settings.stem_channels)
+            if settings.stem == "imagenet"
+            else small_stem(in_channels, settings.stem_channels)
         )
-        self.stem[1].why_real = "first layer: binarizing pixels loses most of the image"  # type: ignore[assignment]
         columns = {name: column for column, name in enumerate(space.operations)}
         context = space.context(settings, binarizations)
         skip = space.reduction_skip if space.inter_cell_skip else None
@@ -74,6 +73,11 @@ class Trunk(nn.Module):
         self.classifier = nn.Linear(space.num_nodes * self.plans[-1].channels, num_classes)
         self.classifier.why_real = "last layer: its outputs are compared as real numbers"  # type: ignore[assignment]
 
+    def cell_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the stem gives to the first cell."""
+        output = self.stem(x)
+        return output if isinstance(output, tuple) else (output, output)
+
     def run(
         self,
         x: Tensor,
@@ -84,7 +88,7 @@ class Trunk(nn.Module):
     ) -> Tensor:
         """The logits; `watch` is called with each cell's index and output."""
         keeps_inside = not (self.checkpoint_cells and self.training and torch.is_grad_enabled())
-        before = previous = self.stem(x)
+        before, previous = self.cell_inputs(x)
         for plan, cell in zip(self.plans, self.cells, strict=True):
             weights = None if edge_weights is None else edge_weights[plan.kind]
             path = None if paths is None else paths[plan.kind]

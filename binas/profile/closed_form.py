@@ -67,15 +67,12 @@ def profile_genotype(
         set_precision(network, binarize_activations, binarize_weights)
         return profile_module(network, in_channels, image_size)
     context = space.context(settings, (binarization,) if binarization else ())
-    stem_channels = settings.stem_multiplier * settings.init_channels
     image = (in_channels, *image_size)
-    stem = real_conv("stem.1", image, stem_channels, 3, 1, 1, why=WHY_STEM)
-    counted = [batch_norm("stem.0", image, affine=True), stem, activation("stem.2", stem.output_shape)]
+    counted, before, previous = _stem(image, settings)
     unread: list[LayerCost] = []
     live = genotype.pruned()
     edges = {kind: edge_operations(live.cell(kind)) for kind in CELL_KINDS}
     dropped = {kind: _dropped(genotype.cell(kind), live.cell(kind)) for kind in CELL_KINDS}
-    before = previous = stem.output_shape
     for plan in plan_cells(settings, space.num_nodes):
         place = Place(f"cells.{plan.index}", (), 1, context, binarize_activations, binarize_weights)
         cell = _Cell(plan, space, settings, place, before, previous)
@@ -85,6 +82,26 @@ def profile_genotype(
     head = linear("classifier", previous[0], num_classes, WHY_HEAD)
     average = LayerCost(ROOT, "pool", image, head.output_shape, extra_operations=math.prod(previous))
     return Profile((*counted, head, average), tuple(unread))
+
+
+def _stem(image: Shape, settings: NetworkSettings) -> tuple[list[LayerCost], Shape, Shape]:
+    """The stem's layers, and the shapes of the first cell's inputs."""
+    channels = settings.stem_channels
+    if settings.stem == "cifar":
+        conv = real_conv("stem.1", image, channels, 3, 1, 1, why=WHY_STEM)
+        shape = conv.output_shape
+        return [batch_norm("stem.0", image, affine=True), conv, activation("stem.2", shape)], shape, shape
+    first = real_conv("stem.quarter.0", image, channels // 2, 3, 2, 1, why=WHY_STEM)
+    half = first.output_shape
+    second = real_conv("stem.quarter.3", half, channels, 3, 2, 1, why=WHY_STEM)
+    quarter = second.output_shape
+    third = real_conv("stem.eighth.1", quarter, channels, 3, 2, 1, why=WHY_STEM)
+    eighth = third.output_shape
+    return [
+        first, batch_norm("stem.quarter.1", half, True), activation("stem.quarter.2", half),
+        second, batch_norm("stem.quarter.4", quarter, True),
+        activation("stem.eighth.0", quarter), third, batch_norm("stem.eighth.2", eighth, True),
+    ], quarter, eighth  # fmt: skip
 
 
 def _dropped(edges: tuple[Edge, ...], live: tuple[Edge, ...]) -> EdgeOperations:
