@@ -76,6 +76,11 @@ class Binarization(Config):
 
 
 def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, arguments: tuple[Any, ...]) -> B:
+    if spec.name not in registry:
+        raise UserError(
+            f"unknown {registry.kind} '{spec.name}';{nearest(spec.name, registry)}."
+            " One of your own comes with --plugins FILE"
+        )
     factory = registry[spec.name]
     parameters = inspect.signature(factory).parameters
     known = list(parameters)[len(arguments) :]
