@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from binas.binarize import BinaryConv2d
 from binas.binarize.exact import outside_autocast
 from binas.ops.convolutions import BinaryConv
-from binas.ops.edge_sum import Plan, WideConv, edge_sum
+from binas.ops.edge_sum import Plan, edge_sum
+from binas.ops.wide_conv import WideConv
 
 
 @dataclass

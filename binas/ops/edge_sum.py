@@ -10,90 +10,23 @@ Legend: N images, T target nodes, C channels, H×W pixels of the output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from binas.ops.integer_conv import IntegerConv, as_levels, is_available
+from binas.ops.integer_conv import as_levels, is_available
+from binas.ops.sum_tables import InputGradient, KernelGradient, Masks, Rows, product_sums
+from binas.ops.wide_conv import WideConv
 
 BLOCK_ELEMENTS = 1 << 19
 """Numbers of a wide convolution's output that are worked on at a time (2 MiB of float32)."""
 LARGEST_EXACT_HALF = 2048
 """Integers up to this are exact in 16-bit floating point."""
-
-
-@dataclass(frozen=True)
-class WideConv:
-    """A convolution from one node to several: its kernels are those of its targets, one after another.
-
-    Args:
-        targets: positions of the target nodes.
-        stride, padding, dilation, groups: of the convolution of a single edge.
-        integer: whether its sums are integers, so that 16 bits may hold them exactly.
-    """
-
-    targets: tuple[int, ...]
-    stride: int
-    padding: int
-    dilation: int
-    groups: int
-    integer: bool
-
-    def kernel(self, weight: Tensor) -> Tensor:
-        """(T·C, …) ordered by target -> by group and target, as a wide grouped convolution wants it."""
-        if self.groups == 1:
-            return weight
-        shape = (len(self.targets), self.groups, -1, *weight.shape[1:])
-        return weight.reshape(shape).transpose(0, 1).reshape(weight.shape)
-
-    def unordered(self, gradient: Tensor) -> Tensor:
-        """The inverse of `kernel`."""
-        if self.groups == 1:
-            return gradient
-        shape = (self.groups, len(self.targets), -1, *gradient.shape[1:])
-        return gradient.reshape(shape).transpose(0, 1).reshape(gradient.shape)
-
-    def of_target(self, y: Tensor, position: int) -> Tensor:
-        """The part of a wide output (n, T·C, H, W) that is for one target: (n, C, H, W), contiguous."""
-        n, _, height, width = y.shape
-        parts = y.view(n, self.groups, len(self.targets), -1, height, width)
-        return parts[:, :, position].reshape(n, -1, height, width).contiguous()
-
-    def wide(self, outs: Sequence[Tensor]) -> Tensor:
-        """What targets got, side by side as in a wide output, channels last."""
-        n, _, height, width = outs[0].shape
-        parts = [outs[target].view(n, self.groups, -1, height, width) for target in self.targets]
-        stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return stacked.flatten(1, 2).contiguous(memory_format=torch.channels_last)
-
-    def rectified(self, kernel: Tensor, x: Tensor, block_size: int) -> Callable[[Tensor], Tensor]:
-        """relu of the wide convolution, channels last, as a function of a block of x; bytes mean ±1 by ±1."""
-        if x.dtype == torch.uint8:
-            shape = [min(block_size, len(x)), *x.shape[1:]]
-            return IntegerConv(kernel, self.stride, self.padding, self.dilation, self.groups, shape)
-
-        def convolve(block: Tensor) -> Tensor:
-            y = F.conv2d(block, kernel, None, self.stride, self.padding, self.dilation, self.groups)
-            return y.contiguous(memory_format=torch.channels_last).relu_()
-
-        return convolve
-
-    def gradients(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> Any:
-        """Its gradients by input and kernel, as far as they are wanted."""
-        both = torch.ops.aten.convolution_backward(
-            gradient, x, kernel, None, [self.stride] * 2, [self.padding] * 2, [self.dilation] * 2,
-            False, [0, 0], self.groups, [*wanted, False],
-        )  # fmt: skip
-        return both[0], both[1]
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        """Convolutions of equal layout add into one wide output."""
-        return self.targets, self.groups
 
 
 @dataclass(frozen=True)
@@ -119,7 +52,9 @@ class _EdgeSum(torch.autograd.Function):
         kernels, coefficients, shared, weights = _split(plan, rest)
         ctx.plan, ctx.needs = plan, ctx.needs_input_grad
         needs = _Needs(plan, ctx.needs)
-        outputs, kept = _run_convs(plan, x, kernels, coefficients, needs)
+        masks = _masks(plan, x, kernels, needs)
+        outputs, kept = _run_convs(plan, x, kernels, coefficients, masks, needs)
+        ctx.masks = masks
         for targets, z, weight in zip(plan.shared, shared, weights, strict=True):
             for position, target in enumerate(targets):
                 before = outputs[target]
@@ -137,7 +72,11 @@ class _EdgeSum(torch.autograd.Function):
         kept = saved[count:]
         needs = _Needs(plan, ctx.needs)
         outs = [gradient.contiguous() for gradient in gradients]
-        by_x, by_kernels, by_coefficients = _backward_convs(plan, x, kernels, coefficients, kept, outs, needs)
+        with ThreadPoolExecutor(torch.get_num_threads()) as executor:
+            by_x, by_kernels, by_coefficients = _backward_convs(
+                _Backward(plan, x, kernels, coefficients, kept, ctx.masks, outs, needs, executor)
+            )
+        ctx.masks = None
         by_shared, by_weights = _backward_shared(plan, shared, weights, outs, needs)
         return None, by_x, *by_kernels, *by_coefficients, *by_shared, *by_weights
 
@@ -177,9 +116,22 @@ def _split(plan: Plan, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...
     return tuple(tensors[start:end] for start, end in zip(starts, ends, strict=True))
 
 
+def _masks(plan: Plan, x: Tensor, kernels: Sequence[Tensor], needs: _Needs) -> list[Masks | None]:
+    """For each convolution whose gradients tables of sums give: where their masks go."""
+    margin = max((conv.padding for conv in plan.convs), default=0)
+    masks: list[Masks | None] = []
+    for index, (conv, kernel) in enumerate(zip(plan.convs, kernels, strict=True)):
+        geometry = conv.geometry(x, kernel, margin)
+        usable = conv.integer and x.dtype == torch.float32 and not x.is_cuda and geometry.pays()
+        wanted = any((needs.x, needs.kernel(index), needs.coefficient(index)))
+        masks.append(Masks(geometry, needs.rectified(index)) if usable and wanted else None)
+    return masks
+
+
 def _run_convs(
-    plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor], needs: _Needs
-) -> tuple[list[Tensor | None], list[Tensor]]:
+    plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor],
+    masks: Sequence[Masks | None], needs: _Needs,
+) -> tuple[list[Tensor | None], list[Tensor]]:  # fmt: skip
     """What the convolutions give to each target, and what their gradients need."""
     outputs: list[Tensor | None] = [None] * plan.num_targets
     sums: dict[tuple[object, ...], tuple[WideConv, Tensor]] = {}
@@ -190,9 +142,9 @@ def _run_convs(
         if conv.integer and x.dtype == torch.float32 and not x.is_cuda and is_available():
             levels = as_levels(last) if levels is None else levels
         reads = last if levels is None or not conv.integer else levels
-        dtype = _kept_dtype(conv, kernel, needs.rectified(index))
+        dtype = None if masks[index] else _kept_dtype(conv, kernel, needs.rectified(index))
         before = sums[conv.layout][1] if conv.layout in sums else None
-        total, saved = _forward_conv(conv, reads, kernel, coefficient, before, dtype)
+        total, saved = _forward_conv(conv, reads, kernel, coefficient, before, dtype, masks[index])
         sums[conv.layout] = (conv, total)
         kept.append(saved)
     for conv, total in sums.values():
@@ -209,23 +161,27 @@ def _blocks(num_images: int, elements_each: int, on_gpu: bool) -> list[slice]:
 
 
 def _forward_conv(
-    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, total: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, total: Tensor | None,
+    dtype: torch.dtype | None, masks: Masks | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The sum with a wide convolution added, and what its gradient needs; both channels last."""
     ordered = conv.kernel(kernel)
     scales = conv.kernel(coefficient).view(1, -1, 1, 1)
-    kept: Tensor | None = None
+    kept = torch.empty(0)
     is_first = total is None
     num_pixels = x.shape[2] * x.shape[3] // conv.stride**2
     blocks = _blocks(len(x), len(kernel) * num_pixels, x.is_cuda)
     convolve = conv.rectified(ordered, x, blocks[0].stop)
     for block in blocks:
         y = convolve(x[block])
-        if kept is None or total is None:
+        if total is None:
             shape = (len(x), *y.shape[1:])
-            kept = torch.empty(shape, dtype=dtype, device=y.device, memory_format=torch.channels_last)
-            total = torch.empty_like(kept, dtype=y.dtype) if total is None else total
-        if dtype == torch.bool:
+            total = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
+        if block.start == 0 and dtype is not None:
+            kept = torch.empty_like(total, dtype=dtype)
+        if masks is not None:
+            masks.add(block.start, y)
+        elif dtype == torch.bool:
             torch.gt(y, 0, out=kept[block])
         else:
             kept[block] = y
@@ -233,7 +189,7 @@ def _forward_conv(
             torch.mul(y, scales, out=total[block])
         else:
             total[block].addcmul_(y, scales)
-    assert kept is not None and total is not None
+    assert total is not None
     return total, kept
 
 
@@ -244,25 +200,83 @@ def _kept_dtype(conv: WideConv, kernel: Tensor, rectified: bool) -> torch.dtype:
     return kernel.dtype if rectified else torch.bool
 
 
+@dataclass
+class _Backward:
+    """What the gradients of an edge sum's convolutions are made from."""
+
+    plan: Plan
+    x: Tensor
+    kernels: Sequence[Tensor]
+    coefficients: Sequence[Tensor]
+    kept: Sequence[Tensor]
+    masks: Sequence[Masks | None]
+    outs: Sequence[Tensor]
+    needs: _Needs
+    executor: ThreadPoolExecutor
+
+    @property
+    def margin(self) -> int:
+        return max((masks.geometry.margin for masks in self.masks if masks), default=0)
+
+    @cached_property
+    def input_gradient(self) -> InputGradient:
+        return InputGradient(self.x.shape, self.margin, self.executor)
+
+    @cached_property
+    def kernel_gradient(self) -> KernelGradient:
+        return KernelGradient(self.x, self.margin, self.executor)
+
+
 def _backward_convs(
-    plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor],
-    kept: Sequence[Tensor], outs: Sequence[Tensor], needs: _Needs,
-) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:  # fmt: skip
-    last = x.contiguous(memory_format=torch.channels_last) if plan.convs else x
-    by_x = torch.zeros_like(last) if needs.x and plan.convs else None
+    backward: _Backward,
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    plan, needs = backward.plan, backward.needs
+    by_x: Tensor | None = None
+    last: Tensor | None = None
     wide: dict[tuple[object, ...], Tensor] = {}
+    rows: dict[tuple[object, ...], Rows] = {}
     by_kernels: list[Tensor | None] = []
     by_coefficients: list[Tensor | None] = []
     for index, conv in enumerate(plan.convs):
-        if conv.layout not in wide:
-            wide[conv.layout] = conv.wide(outs)
-        by_kernel, by_coefficient = _backward_conv(
-            conv, last, kernels[index], coefficients[index], kept[index], wide[conv.layout], by_x,
-            needs.kernel(index), needs.coefficient(index),
-        )  # fmt: skip
+        if backward.masks[index] is not None:
+            if conv.layout not in rows:
+                outs = [backward.outs[target] for target in conv.targets]
+                rows[conv.layout] = Rows(outs, conv.groups, backward.executor)
+            by_kernel, by_coefficient = _backward_by_tables(backward, index, rows[conv.layout])
+        else:
+            if last is None:
+                last = backward.x.contiguous(memory_format=torch.channels_last)
+                by_x = torch.zeros_like(last) if needs.x else None
+            if conv.layout not in wide:
+                wide[conv.layout] = conv.wide(backward.outs)
+            by_kernel, by_coefficient = _backward_conv(
+                conv, last, backward.kernels[index], backward.coefficients[index], backward.kept[index],
+                wide[conv.layout], by_x, needs.kernel(index), needs.coefficient(index),
+            )  # fmt: skip
         by_kernels.append(by_kernel)
         by_coefficients.append(by_coefficient)
+    if needs.x and any(backward.masks):
+        by_tables = backward.input_gradient.result()
+        by_x = by_tables if by_x is None else by_x.add_(by_tables)
     return by_x, by_kernels, by_coefficients
+
+
+def _backward_by_tables(backward: _Backward, index: int, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
+    """As `_backward_conv`, by tables of sums."""
+    conv, kernel = backward.plan.convs[index], backward.kernels[index]
+    coefficient, masks, needs = backward.coefficients[index], backward.masks[index], backward.needs
+    assert masks is not None
+    if needs.x:
+        ordered = conv.kernel(kernel), conv.kernel(coefficient)
+        backward.input_gradient.add(masks.geometry, *ordered, masks, rows)
+    if not needs.kernel(index):
+        if not needs.coefficient(index):
+            return None, None
+        return None, conv.unordered(product_sums(masks, rows, backward.executor))
+    unscaled = backward.kernel_gradient.of(masks.geometry, masks, rows)
+    by_kernel = conv.unordered(unscaled)
+    by_coefficient = (kernel * by_kernel).flatten(1).sum(dim=1) if needs.coefficient(index) else None
+    return by_kernel * coefficient.view(-1, 1, 1, 1), by_coefficient
 
 
 def _backward_conv(

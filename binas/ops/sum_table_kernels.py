@@ -58,7 +58,7 @@ def _write_table(builder: Any, vectors: list[Any], table: Any, row_bytes: int) -
 def _adding(lanes: int) -> Any:
     """The intrinsic that adds rows of a table, given by byte offsets, to a row of sums."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def add_rows(context: Any, sums: Any, table: Any, offsets: Any, terms: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             sums, table, offsets, terms = arguments
@@ -82,7 +82,7 @@ _add_image_rows = _adding(LANES)
 _add_channel_rows = _adding(WEIGHT_LANES)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _table_of_channels(context: Any, source: Any, masks: Any, scales: Any, table: Any) -> Any:
     """Table of 4 channels: vectors over images, masked by a bit for each image, scaled by channel."""
 
@@ -107,7 +107,7 @@ def _table_of_channels(context: Any, source: Any, masks: Any, scales: Any, table
     return types.void(types.intp, types.intp, types.intp, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _table_of_images(context: Any, source: Any, stride: Any, masks: Any, bit: Any, table: Any) -> Any:
     """Table of 4 images: vectors over channels, masked by the image's bit in a word for each channel."""
 
@@ -134,7 +134,7 @@ def _table_of_images(context: Any, source: Any, stride: Any, masks: Any, bit: An
     return types.void(*[types.intp] * 5), generate
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def add_input_gradient(
     gradient: int, masks: int, scales: int, offsets: Any, sums: int, table: int, taps: Any, geometry: Any
 ) -> None:
@@ -175,7 +175,7 @@ def add_input_gradient(
                             at += MAX_TERMS * 2
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def add_kernel_gradient(
     gradient: int, masks: int, offsets: Any, sums: int, table: int, taps: Any, geometry: Any
 ) -> None:
@@ -219,7 +219,7 @@ def add_kernel_gradient(
                         at += units * 2
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def add_masks(sums: Any, masks: Any, values: Any, first_image: int) -> None:
     """Sets a bit where a number is positive; keeps the numbers as 16-bit integers where there is room.
 
@@ -241,7 +241,11 @@ def add_masks(sums: Any, masks: Any, values: Any, first_image: int) -> None:
                     values[first_image + image, pixel, channel] = np.int16(sums[image, pixel, channel])
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+TILE = 64
+"""Pixels that are read and written at a time: whole cache lines, whatever the strides are."""
+
+
+@numba.njit(nogil=True, cache=True)
 def add_image_rows(out: Any, rows: Any, first: int, step: int, run: int, word: int) -> None:
     """rows[p, o, image] = out[image, c, p] for the images of a word.
 
@@ -254,29 +258,38 @@ def add_image_rows(out: Any, rows: Any, first: int, step: int, run: int, word: i
     images, channels, pixels = out.shape
     begin = word * LANES
     count = min(LANES, images - begin)
+    tile = np.zeros((TILE, LANES), dtype=np.float32)
     for channel in range(channels):
         to = first + channel // run * step + channel % run
-        for start in range(0, pixels, 16):
+        for start in range(0, pixels, TILE):
+            size = min(TILE, pixels - start)
             for image in range(count):
-                for pixel in range(start, min(start + 16, pixels)):
-                    rows[pixel, to, image] = out[begin + image, channel, pixel]
+                for pixel in range(size):
+                    tile[pixel, image] = out[begin + image, channel, start + pixel]
+            for pixel in range(size):
+                for image in range(LANES):
+                    rows[start + pixel, to, image] = tile[pixel, image]
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def add_channel_rows(
-    out: Any, rows: Any, first: int, step: int, run: int, begin: int, end: int
-) -> None:
+@numba.njit(nogil=True, cache=True)
+def add_channel_rows(out: Any, rows: Any, first: int, step: int, run: int, begin: int, end: int) -> None:
     """rows[p, image, o] = out[image, c, p] for images begin..end; arguments as above."""
     _, channels, pixels = out.shape
+    tile = np.empty((TILE, run), dtype=np.float32)
     for image in range(begin, end):
-        for start in range(0, pixels, 16):
-            for channel in range(channels):
-                to = first + channel // run * step + channel % run
-                for pixel in range(start, min(start + 16, pixels)):
-                    rows[pixel, image, to] = out[image, channel, pixel]
+        for group in range(channels // run):
+            to = first + group * step
+            for start in range(0, pixels, TILE):
+                size = min(TILE, pixels - start)
+                for channel in range(run):
+                    for pixel in range(size):
+                        tile[pixel, channel] = out[image, group * run + channel, start + pixel]
+                for pixel in range(size):
+                    for channel in range(run):
+                        rows[start + pixel, image, to + channel] = tile[pixel, channel]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
 def add_products(values: Any, gradient: Any, totals: Any, begin: int, end: int) -> None:
     """totals (O,) float64 += Σ of values (N, P, O) · gradient (P, N', O) over images begin..end."""
     _, pixels, width = values.shape
@@ -285,6 +298,8 @@ def add_products(values: Any, gradient: Any, totals: Any, begin: int, end: int) 
         partial[:] = 0
         for pixel in range(pixels):
             for channel in range(width):
-                partial[channel] += np.float32(values[image, pixel, channel]) * gradient[pixel, image, channel]
+                partial[channel] += (
+                    np.float32(values[image, pixel, channel]) * gradient[pixel, image, channel]
+                )
         for channel in range(width):
             totals[channel] += partial[channel]

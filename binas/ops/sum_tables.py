@@ -101,6 +101,7 @@ class Masks:
     """
 
     def __init__(self, geometry: Geometry, keeps_sums: bool) -> None:
+        self.geometry = geometry
         rows, columns = geometry.output_size
         words = geometry.padded_images // IMAGES_PER_WORD
         self.bits = torch.zeros(words, rows * columns, geometry.width, dtype=torch.int32)
@@ -185,9 +186,7 @@ class InputGradient:
         padded = (rows + 2 * margin) * (columns + 2 * margin)
         self.sums = torch.zeros(words, padded, channels, IMAGES_PER_WORD)
 
-    def add(
-        self, geometry: Geometry, kernel: Tensor, scales: Tensor, masks: Masks, rows: Rows
-    ) -> None:
+    def add(self, geometry: Geometry, kernel: Tensor, scales: Tensor, masks: Masks, rows: Rows) -> None:
         """Adds one convolution.
 
         Args:
@@ -309,7 +308,7 @@ def _input_offsets(x: Tensor, margin: int, max_terms: int, rows: int, lanes: int
     images, channels = x.shape[:2]
     padded = -(-images // IMAGES_PER_WORD) * IMAGES_PER_WORD
     signs = F.pad((x > 0).to(torch.uint8), (0, 0, 0, 0, 0, 0, 0, padded - images))
-    signs = signs.unflatten(0, (-1, 4))
+    signs = signs.view(-1, 4, *signs.shape[1:])
     row = signs[:, 0] | signs[:, 1] << 1 | signs[:, 2] << 2 | signs[:, 3] << 3
     row = F.pad(row, [margin] * 4, value=16).to(torch.int16)
     first = (torch.arange(len(row), dtype=torch.int16) % max_terms * rows).view(-1, 1, 1, 1)

@@ -1,0 +1,104 @@
+"""Gradients by tables of sums against an ordinary convolution's, in float64."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor
+
+from binas.ops.sum_tables import (
+    Geometry,
+    InputGradient,
+    KernelGradient,
+    Masks,
+    Rows,
+    is_available,
+    product_sums,
+)
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
+
+# images, channels, targets, rows, columns, kernel, dilation, stride, groups
+CASES = [
+    (64, 16, 4, 8, 8, 5, 1, 1, 1),
+    (64, 16, 1, 6, 9, 3, 2, 1, 1),
+    (33, 16, 3, 8, 8, 5, 2, 1, 1),
+    (40, 32, 2, 9, 9, 5, 1, 2, 1),
+    (24, 32, 4, 8, 8, 3, 1, 1, 4),
+    (96, 64, 5, 5, 5, 1, 1, 1, 1),
+]
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def _close(ours: Tensor, exact: Tensor) -> None:
+    assert float((ours.double() - exact).abs().max() / exact.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_an_ordinary_convolution(case: tuple[int, ...], executor: Executor) -> None:
+    images, channels, targets, rows, columns, k, dilation, stride, groups = case
+    generator = torch.Generator().manual_seed(0)
+    padding = dilation * (k - 1) // 2
+    width = channels * targets
+    x = torch.randn(images, channels, rows, columns, generator=generator).sign()
+    kernel = torch.randn(width, channels // groups, k, k, generator=generator).sign()
+    scales = torch.rand(width, generator=generator)
+    sums = torch.conv2d(x, kernel, None, stride, padding, dilation, groups).relu()
+    outs = [torch.randn(images, channels, *sums.shape[2:], generator=generator) for _ in range(targets)]
+    wide = torch.cat([out.unflatten(1, (groups, -1)) for out in outs], dim=2).flatten(1, 2)
+
+    exact_x, exact_kernel, _ = torch.ops.aten.convolution_backward(
+        (wide * (sums > 0) * scales.view(-1, 1, 1)).double(), x.double(), kernel.double(), None,
+        [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups, [True, True, False],
+    )  # fmt: skip
+    geometry = Geometry(k, stride, padding, dilation, groups, tuple(x.shape), width, padding + 1)
+    assert geometry.output_size == tuple(sums.shape[2:])
+    masks = Masks(geometry, keeps_sums=True)
+    last = sums.contiguous(memory_format=torch.channels_last)
+    masks.add(0, last[:16])
+    masks.add(16, last[16:])
+    gradients = Rows(outs, groups, executor)
+    by_input = InputGradient(x.shape, padding + 1, executor)
+    by_input.add(geometry, kernel, scales, masks, gradients)
+    by_kernel = KernelGradient(x, padding + 1, executor).of(geometry, masks, gradients)
+
+    _close(by_input.result(), exact_x)
+    _close(by_kernel * scales.view(-1, 1, 1, 1), exact_kernel)
+    _close(product_sums(masks, gradients, executor), (sums.double() * wide).sum(dim=(0, 2, 3)))
+
+
+def test_the_input_gradients_of_two_convolutions_add(executor: Executor) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(32, 16, 8, 8).sign()
+    outs = [torch.randn(32, 16, 8, 8)]
+    gradients = Rows(outs, 1, executor)
+    total = InputGradient(x.shape, 2, executor)
+    exact = torch.zeros_like(x, dtype=torch.float64)
+    for k in (3, 5):
+        kernel = torch.randn(16, 16, k, k).sign()
+        sums = torch.conv2d(x, kernel, padding=k // 2).relu()
+        geometry = Geometry(k, 1, k // 2, 1, 1, (32, 16, 8, 8), 16, 2)
+        masks = Masks(geometry, keeps_sums=False)
+        masks.add(0, sums.contiguous(memory_format=torch.channels_last))
+        total.add(geometry, kernel, torch.ones(16), masks, gradients)
+        masked = (outs[0] * (sums > 0)).double()
+        exact += torch.nn.functional.conv_transpose2d(masked, kernel.double(), padding=k // 2)
+    _close(total.result(), exact)
+
+
+@pytest.mark.parametrize(
+    ("change", "pays"),
+    [({}, True), ({"input_shape": (8, 16, 32, 32)}, False), ({"width": 24}, False), ({"groups": 8}, False)],
+)
+def test_small_or_odd_convolutions_are_left_to_torch(change: dict[str, object], pays: bool) -> None:
+    settings = {
+        "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 1,
+        "input_shape": (64, 16, 32, 32), "width": 64, "margin": 1,
+    }  # fmt: skip
+    assert Geometry(**{**settings, **change}).pays() is pays  # type: ignore[arg-type]
