@@ -6,14 +6,15 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from binas.arch.genotype import Genotype, read_genotype
-from binas.arch.network import genotype_space
+from binas.arch.network import Network, genotype_space
 from binas.arch.space import NetworkSettings
+from binas.binarize import binary_convolutions
 from binas.config import build, find_file, merged, with_override
 from binas.errors import UserError
 from binas.models import MODELS, ModelChoice, Task, build_model
@@ -24,6 +25,9 @@ from binas.profile.cost import Profile
 from binas.profile.executed import profile_module
 from binas.profile.table import to_csv, to_table
 from binas.run.files import write_atomic
+
+if TYPE_CHECKING:
+    from binas.train.stage import StageConfig
 
 DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 """Sizes of CIFAR-10, for a genotype that no recipe goes with."""
@@ -72,16 +76,12 @@ def _profile(
         if structure.model is not None:
             sizes = _sizes(options, {key: getattr(structure, key) for key in sizes})
             changed = structure.model_copy(update=sizes)
-            return _counted(changed.build_network, f"{path}: {structure.model.words()}", sizes)
+            title = f"{path}: {structure.model.words()}"
+            return _counted(changed.build_network, title, sizes, _stage_of(structure.stage))
         genotype, settings = structure.read_genotype(), structure.settings
         assert settings is not None
         sizes |= {key: getattr(structure, key) for key in sizes}
-        stage = {
-            "binarization": structure.stage.binarization,
-            "binarize_activations": structure.stage.binarize_activations,
-            "binarize_weights": structure.stage.binarize_weights,
-            "layers": structure.stage.layers,
-        }
+        stage = _stage_of(structure.stage)
     else:
         genotype = read_genotype(path, OPS)
         require_plugins(genotype.plugins, plugins, str(path))
@@ -113,20 +113,34 @@ def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, 
     def network() -> nn.Module:
         return build_model(choice, Task(**sizes, binarizations=()))
 
-    return _counted(network, choice.words(), sizes)
+    stage = {"binarization": choice.model.binarization, "layers": choice.model.layers}
+    return _counted(network, choice.words(), sizes, stage)
 
 
-def _counted(network: Callable[[], nn.Module], what: str, sizes: dict[str, Any]) -> tuple[Profile, str]:
-    """The executed count of a network, without numbers where its layers need none."""
+def _counted(
+    network: Callable[[], nn.Module], what: str, sizes: dict[str, Any], stage: dict[str, Any]
+) -> tuple[Profile, str]:
+    """The count of a published network: in closed form where it is that of a genotype, else as executed."""
+    title = f"{what}, {_size_words(sizes)}"
     in_channels, image_size = sizes["in_channels"], sizes["image_size"]
     try:
         with torch.device("meta"):
-            profile = profile_module(network(), in_channels, image_size)
+            built = network()
+            if type(built) is Network and any(binary_convolutions(built)):
+                classes, settings = sizes["num_classes"], built.settings
+                closed = profile_genotype(built.genotype, in_channels, image_size, classes, settings, **stage)
+                return closed, title
+            return profile_module(built, in_channels, image_size), title
     except UserError:
         raise
     except Exception:  # some binarizers read numbers, which the meta device does not have
-        profile = profile_module(network(), in_channels, image_size)
-    return profile, f"{what}, {_size_words(sizes)}"
+        return profile_module(network(), in_channels, image_size), title
+
+
+def _stage_of(stage: StageConfig) -> dict[str, Any]:
+    """What of a stage decides the count."""
+    keys = ("binarization", "binarize_activations", "binarize_weights", "layers")
+    return {key: getattr(stage, key) for key in keys}
 
 
 def _sizes(options: Namespace, sizes: dict[str, Any]) -> dict[str, Any]:

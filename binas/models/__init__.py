@@ -1,6 +1,7 @@
 """Published binary networks by name, built from the same layers as searched ones; one short file each."""
 
 import binas.models.bireal
+import binas.models.cells
 import binas.models.dense
 import binas.models.mobilenet
 import binas.models.reactnet
