@@ -20,7 +20,7 @@ from binas.errors import UserError
 class Layerwise(Config):
     """Layers become binary one after another, the whole network trained in between.
 
-    Reference: He et al., Flexible Network Binarization with Layer-wise Priority, arXiv:1709.04344.
+    Reference: Wang et al., Flexible Network Binarization with Layer-wise Priority, arXiv:1709.04344.
     Deviation: what remains uncertain is the paper's own formula; the stage's binarizer is used. Depth is
         the order in which layers were built, which is the order of computation in all our networks.
     """

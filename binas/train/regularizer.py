@@ -43,7 +43,7 @@ def batch_norm_penalty(model: nn.Module) -> Tensor:
 
     Those of a stem and of an auxiliary head do not count: their channels are not for taking out.
 
-    Reference: Liu et al., Network Slimming, arXiv:1708.06519, eq. 1; the squeezing of Hu et al., Widening
+    Reference: Liu et al., Network Slimming, arXiv:1708.06519, eq. 1; the squeezing of Liu et al., Widening
         and Squeezing, arXiv:2002.00555, whose own penalty was not at hand.
     Raises:
         UserError: no batch-norm of the network learns a scale.

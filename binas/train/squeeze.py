@@ -75,7 +75,7 @@ class ChannelPlan:
         if network.space.inter_cell_skip and network.space.reduction_skip == "avg_pool":
             raise UserError("squeeze: a space with reduction_skip: avg_pool repeats channels; none can go")
         if not isinstance(network.stem, nn.Sequential):
-            raise UserError("squeeze: a network with stem: imagenet is not squeezed; make one with stem: cifar")
+            raise UserError("squeeze: stem: imagenet is not squeezed; use a network with stem: cifar")
         self.levels: list[str] = []
         level = 0
         for plan in network.plans:
@@ -177,7 +177,7 @@ def squeezed(
         structure: its own.
         init_channels: width of the new one.
     Returns: the map has `init_channels` before and after, and the kept channels of stem and of each cell.
-    Reference: the squeezing of Hu et al., Widening and Squeezing, arXiv:2002.00555, by batch-norm scales as
+    Reference: the squeezing of Liu et al., Widening and Squeezing, arXiv:2002.00555, by batch-norm scales as
         in Liu et al., Network Slimming, arXiv:1708.06519.
     Deviation: the same share of channels goes everywhere, so that the result is a network of the same
         genotype; the paper's own criterion was not at hand.
