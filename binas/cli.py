@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,9 @@ def _run(words: list[str]) -> int:
     if options.command is None:
         parsers.main.print_help()
         return 0
+    # idle threads of torch's pool wait for work at full speed for milliseconds, in the way of our own loops;
+    # its runtime reads this when torch is imported
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from binas import commands
 
     handler = getattr(commands, f"run_{options.command.replace('import', 'import_legacy')}")
