@@ -363,6 +363,8 @@ def test_description_covers_every_key_with_default_and_help() -> None:
 
 def test_description_of_a_space_covers_what_a_space_dumps() -> None:
     def paths(value: Any, prefix: str = "") -> set[str]:
+        if isinstance(value, list):
+            return {path for inner in value for path in paths(inner, f"{prefix}0.")}
         if not isinstance(value, dict):
             return set()
         return {f"{prefix}{k}" for k in value} | {
@@ -370,8 +372,13 @@ def test_description_of_a_space_covers_what_a_space_dumps() -> None:
         }
 
     described = {key for key, _, _ in describe(SearchSpace)}
+    quantized = {"gradient": {"name": "dorefa"}}
+    full = {
+        "base": "bnas", "binarization": quantized, "gating": {},
+        "layers": [{"match": "cells.0", "binarization": quantized}],
+    }  # fmt: skip
     free = {"binarization.activation.window", "binarization.weight.center"}  # options of binarizers
-    assert paths(load_space("bnas").model_dump(mode="json")) - free == described
+    assert paths(load_space(full).model_dump(mode="json")) - free == described
 
 
 def test_a_recipe_is_described_whole_and_survives_dump_and_load() -> None:
