@@ -109,7 +109,12 @@ class StepMemory:
 
         try:
             return footprint(
-                backward, state.supernet, self.image_shape, state.supernet.num_classes, self.device
+                backward,
+                state.supernet,
+                self.image_shape,
+                state.supernet.num_classes,
+                self.device,
+                self._images(),
             )
         finally:
             state.alphas.zero_grad(set_to_none=True)

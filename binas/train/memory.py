@@ -21,8 +21,8 @@ from binas.run.module_state import buffers_unchanged
 from binas.run.progress import say
 from binas.train.micro_batch import Batch
 
-PROBES = (4, 8)
-"""Images of the two steps that are measured; a batch-norm needs more than one."""
+PROBES = ((24, 32), (4, 8))
+"""Images of the two steps that are measured: as many as make fast paths pay, or else few."""
 USABLE = 0.8
 """Part of what is available that `auto` fills: libraries take workspaces that no count sees."""
 
@@ -45,6 +45,7 @@ def footprint(
     image_shape: Sequence[int],
     num_classes: int,
     device: torch.device,
+    batch_size: int,
 ) -> Footprint:
     """Measures steps of a few random images; buffers are put back, gradients are left empty.
 
@@ -52,16 +53,31 @@ def footprint(
         backward: runs a batch forward and backward.
         module: what it trains.
         image_shape: channels, height, width.
+        batch_size: of the steps to come.
     """
-    peaks = []
-    for count in PROBES:
+
+    def peak(count: int) -> int:
         images = torch.zeros(count, *image_shape, device=device)
         labels = torch.arange(count, device=device) % num_classes
-        with buffers_unchanged(module):
-            peaks.append(peak_of(lambda batch=(images, labels): backward(batch), device))  # type: ignore[misc]
-        module.zero_grad(set_to_none=True)
-    per_image = max(peaks[1] - peaks[0], 0) / (PROBES[1] - PROBES[0])
-    return Footprint(max(peaks[0] - per_image * PROBES[0], 0), per_image)
+        try:
+            with buffers_unchanged(module):
+                return peak_of(lambda: backward((images, labels)), device)
+        finally:
+            module.zero_grad(set_to_none=True)
+
+    for few, more in PROBES:
+        if batch_size < more and (few, more) != PROBES[-1]:
+            continue
+        try:
+            first, second = peak(few), peak(more)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or (few, more) == PROBES[-1]:
+                raise
+            traceback.clear_frames(error.__traceback__)
+            continue
+        per_image = max(second - first, 0) / (more - few)
+        return Footprint(max(first - per_image * few, 0), per_image)
+    raise AssertionError("the last probe returns or raises")
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -88,7 +88,9 @@ class StageMemory:
         if isinstance(self.network, Trunk):
             self.network.checkpoint_cells = checkpoint_cells
         try:
-            return footprint(stepper.backward, modules, self.image_shape, self.num_classes, self.device)
+            return footprint(
+                stepper.backward, modules, self.image_shape, self.num_classes, self.device, self.batch_size
+            )
         finally:
             if isinstance(self.network, Trunk):
                 self.network.checkpoint_cells = before
