@@ -170,6 +170,8 @@ class Random(_Activation):
 
 
 class Counting(_Activation):
+    count: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
         self.register_buffer("count", torch.zeros(()))
@@ -326,20 +328,23 @@ def test_the_layer_tells_its_geometry_once(rigged: None) -> None:
     layer = BinaryConv2d(
         6, 4, 3, 2, 1, 2, 2, binarizations=[Binarization(activation=BinarizerSpec(name="bound"))]
     )
-    assert layer.activation_binarizer.geometry == Geometry(3, 2, 1, 2, 2, 6, 4)  # type: ignore[union-attr]
+    bound = layer.activation_binarizer
+    assert isinstance(bound, _Bound) and bound.geometry == Geometry(3, 2, 1, 2, 2, 6, 4)
 
 
 def test_only_the_first_binarizer_may_change_the_latent_weight(rigged: None) -> None:
     WEIGHT_BINARIZERS.register("initialising")(_Initialising)
     own = Binarization(weight=BinarizerSpec(name="initialising"))
     first = BinaryConv2d(4, 4, 3, binarizations=[own, Binarization()])
-    assert set(first.weight.detach().unique().tolist()) == {-1.0, 1.0}
+    assert set(torch.unique(first.weight.detach()).tolist()) == {-1.0, 1.0}
     torch.manual_seed(0)
     plain = BinaryConv2d(4, 4, 3)
     torch.manual_seed(0)
     later = BinaryConv2d(4, 4, 3, binarizations=[Binarization(), own])
     assert torch.equal(plain.weight, later.weight)
-    (seen,) = later.weight_binarizers[own.weight.key].seen  # type: ignore[union-attr]
+    binarizer = later.weight_binarizers[own.weight.key]
+    assert isinstance(binarizer, _Initialising)
+    (seen,) = binarizer.seen
     assert torch.equal(seen, plain.weight)
 
 

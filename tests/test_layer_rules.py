@@ -95,7 +95,7 @@ def test_a_rule_that_says_too_little_or_too_much(keys: dict[str, Any], told: str
 
 
 def test_a_space_binarizes_layers_as_its_rules_say() -> None:
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"match": "cells.1.*", "binarization": TERNARY},
         {"match": "cells.2.preprocess", "precision": "real"},
         {"match": "cells.1.edges.edge_2_0", "binarization": RSIGN},
@@ -130,7 +130,7 @@ def test_layers_without_a_rule_are_built_as_ever() -> None:
 def test_the_binarizer_of_the_first_stage_starts_the_layer() -> None:
     rules = [{"match": "cells.1.*", "binarization": {"weight": {"name": "bop"}}}]
     for path, layer in layers_of(Network(genotype(rules), 1, 3)).items():
-        is_code = set(layer.weight.detach().unique().tolist()) <= {-1.0, 1.0}
+        is_code = set(torch.unique(layer.weight.detach()).tolist()) <= {-1.0, 1.0}
         assert is_code == path.startswith("cells.1.")
 
 

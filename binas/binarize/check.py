@@ -132,7 +132,7 @@ def _check_training(layer: BinaryConv2d, x: Tensor, binarize: str) -> None:
     _require(y.shape == expected, f"the output {tuple(y.shape)} is not {tuple(expected)}: scales widen it")
     _require(bool(y.isfinite().all()), "the output is not finite")
     layer.zero_grad(set_to_none=True)
-    (y * torch.randn(y.shape)).sum().backward()  # type: ignore[no-untyped-call]
+    (y * torch.randn(y.shape)).sum().backward()
     _require(torch.equal(x.detach(), x_before), "the input was changed in place; work on a copy")
     _require(torch.equal(layer.weight, weight_before), "the latent weight was changed by forward")
     learned = {key: p.grad for key, p in layer.named_parameters() if p.requires_grad}
@@ -158,7 +158,7 @@ def check_codes(quantizer: ActivationBinarizer | WeightBinarizer, bases: Bases) 
         len(bases) == quantizer.num_bases, f"gives {len(bases)} pairs, but num_bases is {quantizer.num_bases}"
     )
     for codes, _ in bases:
-        found = set(codes.detach().unique().tolist())
+        found = set(torch.unique(codes.detach()).tolist())
         foreign = sorted(found - {float(level) for level in quantizer.levels})
         _require(not foreign, f"a code is {foreign[:1]}, which is none of its levels {quantizer.levels}")
 
