@@ -83,7 +83,7 @@ def make_real(network: nn.Module, relu: bool) -> None:
     """Put a real-valued convolution in the place of every binary one: the full-precision twin.
 
     Args:
-        relu: whether a ReLU stands before each, in place of the sign; not before one that reads pixels.
+        relu: whether a ReLU stands before each, in place of the sign.
     """
     for name, layer in list(network.named_modules()):
         if not isinstance(layer, BinaryConv2d):

@@ -74,7 +74,12 @@ class StudyOptions(ModelOptions):
     activation: Literal["none", "relu"] = "none"
     """After each batch-norm; relu for stages with binary weights and real activations, as in the study."""
     binary_ends: bool = False
-    """Whether the first and the last layer are binary as well, as in the study."""
+    """Whether the first and the last layer are binary as well, as in the study; the twin's are real."""
+
+    @property
+    def real_ends(self) -> bool:
+        """Whether pixels are read, and classes scored, by real-valued layers."""
+        return self.real or not self.binary_ends
 
 
 class Vgg10Options(StudyOptions, WidthOptions):
@@ -97,7 +102,7 @@ def vgg10(options: Vgg10Options, task: Task) -> nn.Module:
         after = scaled(count, options.width)
         conv = (
             binary_conv(task, channels, after, 3)
-            if position or options.binary_ends
+            if position or not options.real_ends
             else real_conv(channels, after, 3, why=FIRST)
         )
         followers = norm_and_activation(after, options)
@@ -140,11 +145,11 @@ def fully_connected(
     """
     layers: list[nn.Module] = []
     for position, units in enumerate(hidden):
-        is_real = first and not position and not options.binary_ends
+        is_real = first and not position and options.real_ends
         conv = real_conv(features, units, 1, why=FIRST) if is_real else binary_conv(task, features, units, 1)
         layers += [conv, *norm_and_activation(units, options)]
         features = units
-    if options.binary_ends:
+    if not options.real_ends:
         scores = nn.BatchNorm2d(task.num_classes, NORM_EPSILON)
         return [*layers, binary_conv(task, features, task.num_classes, 1), scores, nn.Flatten()]
     return [*layers, nn.Flatten(), classifier(features, task.num_classes)]
