@@ -26,8 +26,8 @@ from binas.train.batch_norm import frozen_running_statistics, set_batch_norm_dec
 from binas.train.loop import check_weights
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
-from binas.train.stepper import Stepper
 from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.stepper import Stepper
 
 NETWORK = {"init_channels": 4, "num_cells": 2, "reductions": [1], "stem_multiplier": 1}
 SPACE = load_space(

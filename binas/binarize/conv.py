@@ -156,7 +156,7 @@ class BinaryConv2d(nn.Module):
         assert total is not None
         quantizer = self.gradient_quantizer
         if quantizer is not None and total.requires_grad:
-            total.register_hook(quantizer)  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+            total.register_hook(quantizer)  # type: ignore[no-untyped-call]
         return total
 
     def _kernels(self) -> Bases:

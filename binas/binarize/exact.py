@@ -42,9 +42,11 @@ def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: int, geometry:
         geometry: stride, padding, dilation, groups.
     """
     kind = codes.device.type
-    if torch.is_autocast_enabled(kind) and half_type(kind, largest_sum) is None:
+    # the meta device knows no autocast, and asking it raises
+    if kind != "meta" and torch.is_autocast_enabled(kind) and half_type(kind, largest_sum) is None:
         with outside_autocast(kind) as widened:
-            return _convolve(*widened([codes, kernel]), geometry)
+            codes, kernel = widened([codes, kernel])
+            return _convolve(codes, kernel, geometry)
     return _convolve(codes, kernel, geometry)
 
 

@@ -94,7 +94,7 @@ class Batches:
     def _pixels(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         if isinstance(self._images, ImageSet) and self._images.images.device.type == self.device.type:
             order = torch.cat(list(parts)) if parts else torch.empty(0, dtype=torch.int64)
-            for positions in order.to(self.device).split([len(part) for part in parts]):
+            for positions in torch.split(order.to(self.device), [len(part) for part in parts]):
                 yield self._images.read(positions)
             return
         waiting = (

@@ -32,11 +32,11 @@ def peak_of(work: Callable[[], object], device: torch.device) -> int:
     return meter.peak
 
 
-class _Meter(TorchDispatchMode):
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages of what operations give, and takes them off as they are freed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 

@@ -18,7 +18,7 @@ from binas.search.config import SearchConfig
 from binas.search.relaxation import EdgeMix, Relaxation, draw_paths, single_path
 from binas.train.acceleration import MixedPrecision
 from binas.train.batch_norm import frozen_running_statistics
-from binas.train.capture import Backward, GraphedBackward, capture_choice, compiled
+from binas.train.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
 from binas.train.loop import accuracy
 from binas.train.micro_batch import Batch, backward_in_parts
 
@@ -77,7 +77,8 @@ class BilevelStep:
         self.options = options or StepOptions()
         self._counts = {"alpha": 0, "weight": 0}
         self._paths: Mapping[str, list[int]] | None = None
-        self._alpha_forward, self._weight_forward = self.alpha_forward, self.weight_forward
+        self._alpha_forward: Forward = self.alpha_forward
+        self._weight_forward: Forward = self.weight_forward
         self._alpha_backward, self._weight_backward = self._captured()
 
     def alpha_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ class GraphedBackward:
         static = (batch[0].clone(), batch[1].clone())
         try:
             with buffers_unchanged(self.module):
-                side = torch.cuda.Stream()
+                side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 side.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(side):
                     for _ in range(WARM_UP):

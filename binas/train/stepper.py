@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from binas.arch.network import Network
 from binas.binarize import ActivationBinarizer, WeightBinarizer, after_optimizer_step, set_progress
 from binas.train.acceleration import MixedPrecision
-from binas.train.capture import Backward, GraphedBackward, capture_choice, compiled
+from binas.train.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
 from binas.train.loop import accuracy
 from binas.train.micro_batch import Batch, backward_in_parts
 from binas.train.objective import Objective
@@ -43,7 +43,7 @@ class Stepper:
         self.done = epoch * steps_per_epoch
         self.total = stage.epochs * steps_per_epoch
         self.learning_rate = 0.0
-        self._forward = self.forward
+        self._forward: Forward = self.forward
         self._backward = self._captured()
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
