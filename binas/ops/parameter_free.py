@@ -52,7 +52,7 @@ class Pool(nn.Module):
         if self.pool.stride == 1 and not x.is_cuda:
             # several times faster channels last on a CPU, the same numbers; batch-norm is not accurate there
             last = x.contiguous(memory_format=torch.channels_last)
-            average = isinstance(self.pool, nn.AvgPool2d) and self.pool.kernel_size == 3
+            average = isinstance(self.pool, nn.AvgPool2d) and self.training and torch.is_grad_enabled()
             y = (_AveragePool.apply(last) if average else self.pool(last)).contiguous()
         else:
             y = self.pool(x)
