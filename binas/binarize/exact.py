@@ -21,9 +21,14 @@ Geometry = tuple[int, int, int, int]
 """Stride, padding, dilation, groups."""
 
 
+def is_autocast_on(device_type: str) -> bool:
+    """Whether an autocast region of that device is active; some kinds of device have none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def half_type(device_type: str, largest_sum: int) -> torch.dtype | None:
     """The 16-bit type of the active autocast region if it holds all integers up to this, else None."""
-    if not torch.is_autocast_enabled(device_type):
+    if not is_autocast_on(device_type):
         return None
     dtype = torch.get_autocast_dtype(device_type)
     return dtype if largest_sum <= LARGEST_EXACT.get(dtype, 0) else None
@@ -32,8 +37,8 @@ def half_type(device_type: str, largest_sum: int) -> torch.dtype | None:
 def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: int, geometry: Geometry) -> Tensor:
     """The convolution of integers held in floating point, exactly.
 
-    Under autocast it runs in 16 bits where these hold every sum, otherwise in float32. On CUDA it runs
-    without cuDNN where cuDNN's choice for these sizes is found to be inexact.
+    Under autocast it runs in 16 bits where these hold every sum, otherwise in float32, and gives float32.
+    On CUDA it runs without cuDNN where cuDNN's choice for these sizes is found to be inexact.
 
     Args:
         codes: (N, C_in, H, W) integers.
@@ -42,18 +47,20 @@ def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: int, geometry:
         geometry: stride, padding, dilation, groups.
     """
     kind = codes.device.type
-    # the meta device knows no autocast, and asking it raises
-    if kind != "meta" and torch.is_autocast_enabled(kind) and half_type(kind, largest_sum) is None:
-        with outside_autocast(kind) as widened:
-            codes, kernel = widened([codes, kernel])
-            return _convolve(codes, kernel, geometry)
-    return _convolve(codes, kernel, geometry)
+    if not is_autocast_on(kind):
+        return _convolve(codes, kernel, geometry)
+    if half_type(kind, largest_sum) is not None:
+        # widened at once, because a scale would be multiplied in 16 bits, and rounded
+        return _convolve(codes, kernel, geometry).float()
+    with outside_autocast(kind) as widened:
+        codes, kernel = widened([codes, kernel])
+        return _convolve(codes, kernel, geometry)
 
 
 @contextmanager
 def outside_autocast(device_type: str) -> Iterator[Callable[[Sequence[Tensor]], list[Tensor]]]:
     """Inside, nothing is turned into 16 bits; gives a function that widens tensors which have been before."""
-    if not torch.is_autocast_enabled(device_type):
+    if not is_autocast_on(device_type):
         yield list
         return
     with torch.autocast(device_type, enabled=False):
@@ -64,7 +71,7 @@ def _convolve(codes: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     stride, padding, dilation, groups = geometry
     if not codes.is_cuda:
         return F.conv2d(codes, kernel, None, stride, padding, dilation, groups)
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else codes.dtype
+    dtype = torch.get_autocast_dtype("cuda") if is_autocast_on("cuda") else codes.dtype
     fine = _cudnn_is_exact(codes.device, dtype, tuple(codes.shape[1:]), tuple(kernel.shape), geometry)
     with torch.backends.cudnn.flags(enabled=fine and torch.backends.cudnn.enabled):
         return F.conv2d(codes, kernel, None, stride, padding, dilation, groups)
