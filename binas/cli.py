@@ -42,11 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from binas.plugins import told_by_plugin
 
-        told = told_by_plugin(error)
+        told = told_by_plugin(error) or _told_by_memory(error)
         if not told:
             raise
         print(f"binas: error: {told}", file=sys.stderr)
         return 2
+
+
+def _told_by_memory(error: Exception) -> str:
+    """What to do where memory has run out outside of training, which tells more; empty for other errors."""
+    from binas.run.memory import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        return ""
+    return f"out of memory ({error}); use fewer images or channels, or a machine with more memory"
 
 
 def _run(words: list[str]) -> int:

@@ -36,10 +36,11 @@ from binas import __version__  # noqa: E402
 from binas.arch.alphas import Alphas  # noqa: E402
 from binas.arch.space import load_space  # noqa: E402
 from binas.arch.supernet import Supernet, all_candidates  # noqa: E402
-from binas.run.device import device_name  # noqa: E402
+from binas.run.device import device_name, pick_device  # noqa: E402
 from binas.run.files import write_atomic  # noqa: E402
 from binas.search.config import SearchConfig  # noqa: E402
 from binas.search.step import BilevelStep  # noqa: E402
+from binas.train.acceleration import Acceleration  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bnas": {
@@ -63,12 +64,18 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="pairs of steps (default: 5)")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", metavar="NAME", help="measure there instead: cuda, cuda:N or cpu")
+    parser.add_argument("--steps", type=int, default=1000, help="steps on that device (default: 1000)")
+    parser.add_argument("--mixed-precision", choices=("off", "float16", "bfloat16"), default="off")
+    parser.add_argument("--capture", choices=("auto", "off", "cuda_graphs", "compile"), default="auto")
     parser.add_argument("--peak", choices=("ours", "oracle"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
         print(_peak_bytes(_steps(options.settings[0])[options.peak == "oracle"]))
         return 0
+    if options.device:
+        return _on_device(options)
     rows = [measure(name, options.runs, options.threads) for name in options.settings]
     columns = ("oracle s", "ours s", "faster", "oracle MB", "ours MB", "memory", "share")
     print(f"{'setting':<8}" + "".join(f"{column:>11}" for column in columns))
@@ -86,6 +93,22 @@ def main() -> int:
     document = {"machine": _machine(options.threads), "settings": rows}
     write_atomic(options.json, json.dumps(document, indent=1) + "\n")
     print(f"written: {options.json}")
+    return 0
+
+
+def _on_device(options: argparse.Namespace) -> int:
+    from device_search import measure_on_device
+
+    acceleration = Acceleration(mixed_precision=options.mixed_precision, capture=options.capture)
+    device = pick_device(options.device)
+    rows = [
+        {"name": name, **measure_on_device(SETTINGS[name], device, options.steps, acceleration)}
+        for name in options.settings
+    ]
+    document = {"machine": _machine(options.threads), "settings": rows}
+    file = options.json.replace("search_speed.json", f"search_speed_{device.type}.json")
+    write_atomic(file, json.dumps(document, indent=1) + "\n")
+    print(f"written: {file}")
     return 0
 
 
