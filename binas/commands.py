@@ -113,8 +113,9 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
     with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)
-        say(f"trained {results['epochs']} epochs: {folder.checkpoint}")
-        words = ["binas", "eval", str(folder.checkpoint), *plugin_words(options, recipe)]
+        checkpoint = folder.best if recipe.retrain.keep == "best" else folder.checkpoint
+        say(f"trained {results['epochs']} epochs: {checkpoint}")
+        words = ["binas", "eval", str(checkpoint), *plugin_words(options, recipe)]
         say(f"next: {shlex.join(words)}")
     return 0
 

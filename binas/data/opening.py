@@ -11,7 +11,7 @@ from binas.data.config import DataConfig
 from binas.data.datasets import DATASETS, RawData, Source
 from binas.data.image_set import Images
 from binas.data.pixels import statistics
-from binas.data.splits import balanced_subset, stratified_cut
+from binas.data.splits import balanced_subset, last_cut, stratified_cut
 from binas.errors import UserError
 
 
@@ -53,8 +53,15 @@ class Data:
         """The images that update the architecture during the search."""
         return self._pool.select(self._search_validation)
 
-    def retrain(self, validation_fraction: float) -> tuple[Images, Images]:
-        """Train and search_validation together, less a part of every class for validation; that part."""
+    def retrain(self, validation_fraction: float, last: bool = False) -> tuple[Images, Images]:
+        """Train and search_validation together, less a part for validation; that part.
+
+        Args:
+            last: cut off the last images instead of as many of every class.
+        """
+        if last:
+            stay, validation = last_cut(len(self._pool), validation_fraction)
+            return self._pool.select(stay), self._pool.select(validation)
         stay, validation = stratified_cut(
             self._pool.labels, validation_fraction, "validation", self.config.split_seed, self.class_names
         )

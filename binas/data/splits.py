@@ -43,6 +43,16 @@ def stratified_cut(
     return (~is_cut).nonzero().flatten(), is_cut.nonzero().flatten()
 
 
+def last_cut(count: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """The positions of so many images but for the last `fraction` of them, and those of the last.
+
+    Unless `fraction` is 0, at least one image stays and at least one is cut off.
+    """
+    num_last = min(max(int(count * fraction + 0.5), 1), count - 1) if fraction > 0 else 0
+    positions = torch.arange(count)
+    return positions[: count - num_last], positions[count - num_last :]
+
+
 def balanced_subset(labels: Tensor, size: int, seed: int, class_names: tuple[str, ...]) -> Tensor:
     """Sorted positions of `size` images, as many of each class (the first classes one more if need be).
 

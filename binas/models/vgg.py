@@ -10,11 +10,13 @@ from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, field_validator
-from torch import nn
+from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
+from binas.binarize.sign import straight_through_sign
 from binas.models.layers import FIRST, PixelsToChannels, binary_conv, classifier, max_pool, real_conv, scaled
 from binas.models.registry import ModelOptions, Task, WidthOptions, register_models
+from binas.ops.nonlinearities import build_nonlinearity
 
 SMALL_CHANNELS = (128, 128, 256, 256, 512, 512)
 NORM_EPSILON = 1e-4
@@ -71,8 +73,9 @@ def pixels(task: Task, num_pools: int) -> int:
 class StudyOptions(ModelOptions):
     """Options of the optimisation study's networks."""
 
-    activation: Literal["none", "relu"] = "none"
-    """After each batch-norm; relu for stages with binary weights and real activations, as in the study."""
+    activation: Literal["none", "relu", "hard_tanh"] = "none"
+    """After each batch-norm; relu for stages with binary weights and real activations, as in the study;
+    hard_tanh for real-valued stages before binary activations, whose signs it leaves as they are."""
     binary_ends: bool = False
     """Whether the first and the last layer are binary as well, as in the study; the twin's are real."""
 
@@ -85,8 +88,9 @@ class StudyOptions(ModelOptions):
 class Vgg10Options(StudyOptions, WidthOptions):
     """Options of VGG-10."""
 
-    pool_after: Literal["convolution", "activation"] = "convolution"
-    """Where pools stand: right after the convolution, as the study advises, or after what follows it."""
+    pool_after: Literal["convolution", "activation", "sign"] = "convolution"
+    """Where pools stand: right after the convolution, as the study advises; after batch-norm and activation;
+    or after signs of these, so that the maximum is of values that are binary already."""
 
 
 def vgg10(options: Vgg10Options, task: Task) -> nn.Module:
@@ -106,16 +110,38 @@ def vgg10(options: Vgg10Options, task: Task) -> nn.Module:
             else real_conv(channels, after, 3, why=FIRST)
         )
         followers = norm_and_activation(after, options)
-        pool = [max_pool()] if position % 2 else []
-        layers += (
-            [conv, *pool, *followers] if options.pool_after == "convolution" else [conv, *followers, *pool]
-        )
+        layers += [conv, *(pooled(followers, options) if position % 2 else followers)]
         channels = after
     hidden = scaled(1024, options.width)
     features = channels * pixels(task, 3)
     return nn.Sequential(
         *layers, PixelsToChannels(), *fully_connected(task, features, (hidden, hidden), options, first=False)
     )
+
+
+def pooled(followers: list[nn.Module], options: Vgg10Options) -> list[nn.Module]:
+    """A 2×2 pool and what follows a convolution, in the order of the options."""
+    match options.pool_after:
+        case "convolution":
+            return [max_pool(), *followers]
+        case "activation":
+            return [*followers, max_pool()]
+        case "sign":
+            return [*followers, Signs(), max_pool()]
+
+
+class Signs(nn.Module):
+    """Signs with the clipped straight-through gradient, as a layer of their own, in every stage.
+
+    forward   y = +1 if x >= 0 else −1
+    backward  dy/dx = 1 if |x| <= 1 else 0
+
+    Shape: any -> same.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return straight_through_sign(x, 1.0)
 
 
 class MlpOptions(StudyOptions):
@@ -158,7 +184,9 @@ def fully_connected(
 def norm_and_activation(channels: int, options: StudyOptions) -> list[nn.Module]:
     """Batch-norm and what the options say."""
     norm = nn.BatchNorm2d(channels, NORM_EPSILON)
-    return [norm, nn.ReLU()] if options.activation == "relu" else [norm]
+    if options.activation == "none":
+        return [norm]
+    return [norm, build_nonlinearity(options.activation, channels)]
 
 
 STUDY = Binarization(

@@ -115,6 +115,11 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def best(self) -> Path:
+        """The network of the best validation epoch, where a retraining keeps it."""
+        return self.path / "best.pt"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / TENSORBOARD_FOLDER

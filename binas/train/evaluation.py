@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from binas.data.batches import Batches
+from binas.data.image_set import Images
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.plugins import PluginRecord
@@ -97,10 +98,15 @@ def _batches(
     structure: ModelStructure, path: Path, split: str, device: torch.device, root: Path | None
 ) -> tuple[Batches, int]:
     data = open_training_data(structure, path, root)
-    images = data.test() if split == "test" else data.retrain(structure.validation_fraction)[1]
+    images = data.test() if split == "test" else training_images(structure, data)[1]
     if not len(images):
         raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
     return Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std), len(images)
+
+
+def training_images(structure: ModelStructure, data: Data) -> tuple[Images, Images]:
+    """The images that a network was trained on, and those that were kept for validation."""
+    return data.retrain(structure.validation_fraction, structure.validation_images == "last")
 
 
 def open_training_data(structure: ModelStructure, path: Path, root: Path | None) -> Data:

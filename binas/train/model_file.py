@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 from torch import nn
@@ -47,6 +47,7 @@ class ModelStructure(Config):
     data: DataConfig
     split_hashes: dict[str, str]
     validation_fraction: float
+    validation_images: Literal["of_every_class", "last"] = "of_every_class"
     stage: StageConfig
     """The stage that the weights are of: it says what is binary."""
 

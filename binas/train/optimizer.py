@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.optim import Optimizer
 
-from binas.binarize import binary_convolutions
+from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.binarize.schemes import bop as bop_scheme
+from binas.binarize.schemes.binary_connect import glorot_limit
 from binas.config import Config
 from binas.errors import UserError
 from binas.train.bop import Bop
@@ -40,6 +41,8 @@ class OptimizerConfig(Config):
     """Weight of the old average of squares in rmsprop (null: 0.99) and adadelta (null: 0.9)."""
     epsilon: float | None = Field(None, gt=0)
     """What is added to denominators of the adaptive ones; null: PyTorch's own."""
+    rate_scaling: Literal["none", "glorot", "glorot_squared"] = "none"
+    """What multiplies the rate of binary weights: 1/√(1.5/(fan in + fan out)), its square, or nothing."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty; 0 is usual where weights are binary."""
     gamma: float = Field(1e-4, gt=0, le=1)
@@ -51,6 +54,8 @@ class OptimizerConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> OptimizerConfig:
+        if self.name == "bop" and self.rate_scaling != "none":
+            raise ValueError("rate_scaling is for latent weights, and optimizer bop has none; leave it out")
         if self.others == "bop":
             raise ValueError("others: bop flips binary weights only; name an ordinary optimizer")
         kind = self.others if self.name == "bop" else self.name
@@ -84,8 +89,10 @@ class OptimizerConfig(Config):
                         " binarization.weight: {name: bop}"
                     )
                 flipped.append(conv.weight)
-            elif binarizer.learning_rate_scale != 1:
-                own[conv.weight] = binarizer.learning_rate_scale
+                continue
+            scale = binarizer.learning_rate_scale * self._layer_scale(conv)
+            if scale != 1:
+                own[conv.weight] = scale
         taken = set(flipped)
         rest = [p for p in (*model.parameters(), *more) if p.requires_grad and p not in taken]
         groups: list[dict[str, Any]] = []
@@ -99,6 +106,10 @@ class OptimizerConfig(Config):
             raise UserError("optimizer 'bop': the stage has no binary weights to flip; name another one")
         others = self._plain(groups or [{"params": []}], self.others)
         return Bop(flipped, self.gamma, self.threshold, others)
+
+    def _layer_scale(self, conv: BinaryConv2d) -> float:
+        power = {"none": 0, "glorot": 1, "glorot_squared": 2}[self.rate_scaling]
+        return glorot_limit(conv.weight.shape) ** -power
 
     def _plain(self, groups: list[dict[str, Any]], name: Name) -> Optimizer:
         shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}

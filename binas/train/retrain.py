@@ -37,6 +37,7 @@ from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run
 from binas.train.memory import Forecast, memory_guard, report_peak
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights
 from binas.train.objective import Objective
+from binas.train.positive_share import PositiveShares
 from binas.train.stage import RetrainConfig, StageConfig
 from binas.train.stage_memory import StageMemory
 from binas.train.stepper import Stepper
@@ -95,7 +96,7 @@ class Retraining:
         for stage in self.stages:
             if stage.starts_from is not None:
                 check_fits(self.network, _initial_weights(stage.starts_from), stage.starts_from)
-        train, validation = data.retrain(config.validation_fraction)
+        train, validation = data.retrain(config.validation_fraction, config.validation_images == "last")
         self.train_batches = Batches(
             train, config.batch_size, device, data.mean, data.std, data.config.augmentation,
             # a single image has no batch statistics where a layer's output is one pixel
@@ -125,14 +126,14 @@ class Retraining:
                     self._enter(stage)
                 resumed = False
                 with self._memory(stage) as memory:
-                    self._train(stage, memory, log, watch, folder.checkpoint)
+                    self._train(stage, memory, log, watch, folder)
                 self._leave(stage)
         finally:
             log.close()
         return {"stages": self.position.stage_results, "epochs": self.position.step}
 
     def _train(
-        self, stage: StageConfig, memory: StageMemory, log: MetricsLog, watch: Stopwatch, checkpoint: Path
+        self, stage: StageConfig, memory: StageMemory, log: MetricsLog, watch: Stopwatch, folder: RunFolder
     ) -> None:
         forecast = None
         if self.position.epoch < stage.epochs:
@@ -140,7 +141,9 @@ class Retraining:
         while self.position.epoch < stage.epochs and not self._on_plateau(stage):
             self._epoch(stage, log, watch)
             log.flush()
-            self._save(checkpoint)
+            if self._is_best:  # before the checkpoint: a kill in between repeats the epoch
+                self._save(folder.best)
+            self._save(folder.checkpoint)
             if forecast is not None:
                 report_peak(forecast, self.device)
                 forecast = None
@@ -206,8 +209,10 @@ class Retraining:
         values |= binary if flips is None else {**binary, "flip_ratio": flips}
         set_progress(self.network, (position.epoch + 1) / stage.epochs)
         if self.validation_batches is not None:
-            validation = evaluate(self.network, self.validation_batches, stage.loss)
-            values |= {f"validation_{name}": value for name, value in validation.items()}
+            shares = PositiveShares(self.network if self.config.log_positive_share else None)
+            with shares:
+                validation = evaluate(self.network, self.validation_batches, stage.loss)
+            values |= {f"validation_{name}": value for name, value in validation.items()} | shares.figures()
         self._count_plateau(values)
         watch.add()
         left = self._epochs_left()
@@ -283,6 +288,11 @@ class Retraining:
         position.best_accuracy = max(reached, position.best_accuracy)
         position.epochs_since_best = 0 if improved else position.epochs_since_best + 1
 
+    @property
+    def _is_best(self) -> bool:
+        is_last = self.position.stage == len(self.stages) - 1
+        return self.config.keep == "best" and is_last and self.position.epochs_since_best == 0
+
     def _on_plateau(self, stage: StageConfig) -> bool:
         return stage.until_plateau is not None and self.position.epochs_since_best >= stage.until_plateau
 
@@ -312,6 +322,7 @@ def _structure(
         data=data.config,
         split_hashes=data.split_hashes,
         validation_fraction=config.validation_fraction,
+        validation_images=config.validation_images,
         stage=stages[0],
     )
 

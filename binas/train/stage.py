@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
@@ -140,7 +140,13 @@ class RetrainConfig(Config):
     """Whether the inside of cells is computed again for the gradient instead of being kept: less memory."""
     acceleration: Acceleration = Acceleration()
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Part of the training images kept for logging and plateaus."""
+    """Part of the training images kept for logging, plateaus and `keep: best`."""
+    validation_images: Literal["of_every_class", "last"] = "of_every_class"
+    """Which ones: drawn, the same share of every class; or the last ones, for sets in random order."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights count: the last epoch's; or best.pt too, the last stage's best in validation."""
+    log_positive_share: bool = False
+    """Whether the share of +1 in what each binary convolution reads is logged, on validation images."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Probability, reached at the end of each stage, with which an operation's output is dropped."""
     auxiliary_weight: float = Field(0.0, ge=0)
@@ -151,6 +157,23 @@ class RetrainConfig(Config):
     def _settings_of_a_network(cls, value: dict[str, Any]) -> dict[str, Any]:
         build(NetworkSettings, value, "retrain.network")
         return value
+
+    @model_validator(mode="after")
+    def _validation_is_there(self) -> RetrainConfig:
+        if self.validation_fraction == 0:
+            for key, is_wanted in (
+                ("keep: best", self.keep == "best"),
+                ("log_positive_share", self.log_positive_share),
+            ):
+                if is_wanted:
+                    raise ValueError(f"{key} looks at validation images; set validation_fraction above 0")
+        last = self.stages[-1]
+        if self.keep == "best" and (last.layerwise is not None or last.portions is not None):
+            raise ValueError(
+                "keep: best could keep an epoch in which not all layers or weights are binary yet; set keep:"
+                " last, or add a stage without layerwise and portions"
+            )
+        return self
 
     @field_validator("stages")
     @classmethod
