@@ -1,0 +1,176 @@
+"""What the measuring tools share: rows of finished runs in a file, a training by a recipe, figures in words.
+
+A measurement that was stopped goes on where it stood: a run whose row is there, with the same settings, is
+not run again. Its table is written anew from the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from binas import __version__
+from binas.arch.genotype import Genotype
+from binas.config import build, read_text
+from binas.data.config import DataConfig
+from binas.data.opening import Data, open_data
+from binas.errors import UserError
+from binas.models import ModelChoice
+from binas.recipe import Recipe
+from binas.run.device import pick_device
+from binas.run.files import write_atomic
+from binas.run.folder import RunFolder
+from binas.run.seeds import set_deterministic
+from binas.train.evaluation import evaluate_checkpoint
+from binas.train.retrain import Retraining
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SUBSET = 10_000
+"""Training images of Fashion-MNIST in measurements, as many of each class; all 10,000 test images count."""
+NOT_MEASURED = {"name", "runs", "device", "num_threads", "tensorboard", "expected"}
+"""Keys of a recipe that change nothing that is measured."""
+
+
+def fashion_subset(image_size: int = 28) -> dict[str, Any]:
+    """The `data` section of a recipe: the fixed part of Fashion-MNIST, resized once at loading."""
+    size = {} if image_size == 28 else {"image_size": image_size}
+    return {"name": "fashion_mnist", "subset": SUBSET, **size}
+
+
+class Rows:
+    """Rows of finished runs in a JSON-lines file, in the order in which they came.
+
+    A row has a `key`, the words that name its run, and a `settings` hash. A later row of a key takes the
+    place of an earlier one.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        lines = read_text(path).splitlines() if path.exists() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                self._rows[row["key"]] = row
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{path}: line {number} is no row of a measurement; remove it, and its run is run again"
+                ) from None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._rows.values())
+
+    def find(self, key: str, settings: str) -> dict[str, Any] | None:
+        """The row of a run, unless it is missing or was made with other settings."""
+        row = self._rows.get(key)
+        return row if row is not None and row.get("settings") == settings else None
+
+    def add(self, key: str, settings: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Keeps a row; the file is either old or new, never half."""
+        row = {"key": key, "settings": settings, **values}
+        self._rows.pop(key, None)
+        self._rows[key] = row
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self))
+        return row
+
+
+def settings_hash(recipe: Recipe, genotype: Genotype | None = None) -> str:
+    """A short hash of all that decides what a run gives."""
+    kept = recipe.model_dump(mode="json", exclude=NOT_MEASURED)
+    text = json.dumps([kept, genotype.hash() if genotype else None], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dict[str, Any]:
+    """Trains a recipe's model, or a genotype, in this process by the product's own loop; tests its last epoch.
+
+    Args:
+        folder: of the run; emptied first. What is printed goes to `log.txt` in it.
+    Returns:
+        test accuracy and loss, training accuracy of the last epoch, CPU seconds, epochs.
+    """
+    what: Genotype | ModelChoice | None = genotype or recipe.model
+    if what is None:
+        raise UserError("recipe: names no model, and no genotype is given; set model")
+    device = pick_device(recipe.device)
+    set_deterministic(device)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_name(f"{folder.name}.log")
+    start = time.process_time()
+    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        retraining = Retraining(what, recipe.retrain, opened(recipe.data), recipe.seed, device, False)
+        with RunFolder.create(folder, "retrain") as run:
+            reached = retraining.run(run)
+            tested = evaluate_checkpoint(run.checkpoint, "test", device)
+    return {
+        "test_accuracy": tested["accuracy"],
+        "test_loss": tested["loss"],
+        "stages": reached["stages"],
+        "epochs": reached["epochs"],
+        "cpu_seconds": round(time.process_time() - start, 2),
+    }
+
+
+def opened(config: DataConfig) -> Data:
+    """The images of a recipe, opened once in a process."""
+    return _opened(config.model_dump_json())
+
+
+@cache
+def _opened(config: str) -> Data:
+    return open_data(build(DataConfig, json.loads(config), "data"))
+
+
+def mean_std(values: Sequence[float], digits: int = 1, scale: float = 100.0) -> str:
+    """`81.2 ± 0.4 (3)`: mean, standard deviation of the sample, n; percent unless told otherwise."""
+    if not values:
+        return "–"
+    mean, n = statistics.fmean(values) * scale, len(values)
+    if n == 1:
+        return f"{mean:.{digits}f} (1)"
+    return f"{mean:.{digits}f} ± {statistics.stdev(values) * scale:.{digits}f} ({n})"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; words to the left, numbers to the right."""
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(str(value) for value in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def machine_name() -> str:
+    """A short word for this machine, from its CPU's model: `epyc2` is an AMD EPYC with two cores."""
+    words = re.findall(r"[a-z0-9]+", _cpu_model().lower())
+    skipped = {"amd", "intel", "r", "tm", "cpu", "core", "processor", "with", "at"}
+    name = next((word for word in words if word not in skipped), "cpu")
+    return f"{name}{os.cpu_count() or 1}"
+
+
+def machine_words() -> str:
+    """CPU, cores and versions, for the head of a table."""
+    return f"{os.cpu_count()} cores of {_cpu_model()}, no GPU, torch {torch.__version__}, binas {__version__}"
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return "cpu"
