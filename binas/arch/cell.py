@@ -86,8 +86,29 @@ class ReductionSkip(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         y: Tensor = self.reduce(padded_to_even(self.norm(x)))
-        repeats = -(-self.out_channels // y.shape[1])
-        return y if repeats == 1 else y.repeat(1, repeats, 1, 1)[:, : self.out_channels]
+        return with_channels(y, self.out_channels)
+
+
+class FittedSkip(nn.Module):
+    """The inter-cell skip between normal cells of different widths: channels repeated, or the first ones.
+
+    Shape: (N, C_in, H, W) -> (N, C_out, H, W).
+    """
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return with_channels(x, self.out_channels)
+
+
+def with_channels(x: Tensor, channels: int) -> Tensor:
+    """x with its channels repeated as often as needed, cut to so many. Shape: (N, C, H, W)."""
+    if x.shape[1] == channels:
+        return x
+    return x.repeat(1, -(-channels // x.shape[1]), 1, 1)[:, :channels]
 
 
 def drop_path(x: Tensor, rate: float) -> Tensor:
@@ -146,11 +167,12 @@ class Cell(nn.Module):
                 self.norms[str(source)] = PlainBatchNorm2d(plan.channels)
         self.skip: nn.Module | None = None
         if skip is not None and plan.index > 0:
-            self.skip = (
-                ReductionSkip(plan.input_channels[1], num_nodes * plan.channels, skip, context)
-                if plan.kind == "reduce"
-                else nn.Identity()
-            )
+            channels = num_nodes * plan.channels
+            if plan.kind == "reduce":
+                self.skip = ReductionSkip(plan.input_channels[1], channels, skip, context)
+            else:
+                is_same = plan.input_channels[1] == channels
+                self.skip = nn.Identity() if is_same else FittedSkip(channels)
 
     def forward(
         self,

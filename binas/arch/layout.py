@@ -44,8 +44,9 @@ def plan_cells(settings: NetworkSettings, num_nodes: int) -> list[CellPlan]:
     for index in range(settings.num_cells):
         kind = "reduce" if index in reductions else "normal"
         channels *= 2 if kind == "reduce" else 1
-        plans.append(CellPlan(index, kind, channels, (before, previous), 2 if after_reduction else 1))
-        before, previous = previous, num_nodes * channels
+        width = channels if settings.widths is None else max(1, round(channels * settings.widths[index]))
+        plans.append(CellPlan(index, kind, width, (before, previous), 2 if after_reduction else 1))
+        before, previous = previous, num_nodes * width
         after_reduction = kind == "reduce"
     return plans
 

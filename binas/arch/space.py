@@ -54,6 +54,8 @@ class NetworkSettings(Config):
     """Cells in a row."""
     reductions: tuple[int, ...] | None = None
     """Positions (from 0) of reduction cells; null: at one and two thirds of the depth."""
+    widths: tuple[float, ...] | None = None
+    """What multiplies the channels of each cell, in order; null: 1 everywhere."""
     stem_multiplier: int = Field(3, ge=1, le=64)
     """Channels of the stem, as a multiple of init_channels."""
     stem: Literal["cifar", "imagenet"] = "cifar"
@@ -78,6 +80,12 @@ class NetworkSettings(Config):
             raise ValueError(
                 f"reductions: position {self.reductions[-1]} is beyond the {self.num_cells} cells (from 0)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_width_for_each_cell(self) -> NetworkSettings:
+        if self.widths is not None and (len(self.widths) != self.num_cells or not min(self.widths) > 0):
+            raise ValueError(f"widths: {self.num_cells} numbers above 0 are needed, one for each cell")
         return self
 
     @model_validator(mode="after")

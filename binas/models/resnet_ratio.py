@@ -10,14 +10,14 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
-from binas.models.layers import Downsampling, Stem, binary_conv, shortcut, stem
-from binas.models.registry import ModelOptions, Task, register_models
+from binas.models.layers import Downsampling, Stem, binary_conv, scaled, shortcut, stem
+from binas.models.registry import Task, WidthOptions, register_models
 from binas.models.residual import ResidualNet
 
 NUM_STAGES, BLOCKS = 4, 2
 
 
-class RatioOptions(ModelOptions):
+class RatioOptions(WidthOptions):
     """Options of AutoBNN's ResNet-18."""
 
     stem: Stem = "imagenet"
@@ -25,7 +25,7 @@ class RatioOptions(ModelOptions):
     downsampling: Downsampling = "binary"
     """Precision of the 1×1 convolutions of shortcuts."""
     ratios: tuple[float, ...] = (1.0,) * (NUM_STAGES + NUM_STAGES * BLOCKS)
-    """Widths of the four stages, then those of the middles of the eight blocks, times 64, 128, 256, 512."""
+    """Widths of the four stages, then of the middles of the eight blocks, times 64, 128, 256, 512."""
 
     @field_validator("ratios")
     @classmethod
@@ -66,12 +66,12 @@ def ratio_resnet(options: RatioOptions, task: Task) -> nn.Module:
     Deviation: the released code reads the ratio of every stage's second block correctly only because
         each stage has two blocks; the meaning is the same here.
     """
-    ratios = options.ratios
-    widths = [max(1, int(64 * 2**stage * ratios[stage])) for stage in range(NUM_STAGES)]
+    ratios, bases = options.ratios, [scaled(64 * 2**stage, options.width) for stage in range(NUM_STAGES)]
+    widths = [max(1, int(base * ratio)) for base, ratio in zip(bases, ratios, strict=False)]
     channels, blocks = widths[0], []
     for stage, width in enumerate(widths):
         for position in range(BLOCKS):
-            middle = max(1, int(64 * 2**stage * ratios[NUM_STAGES + BLOCKS * stage + position]))
+            middle = max(1, int(bases[stage] * ratios[NUM_STAGES + BLOCKS * stage + position]))
             stride = 2 if stage and not position else 1
             blocks.append(RatioBlock(task, channels, middle, width, stride, options.downsampling))
             channels = width

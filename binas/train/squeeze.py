@@ -189,6 +189,8 @@ def squeezed(
             "squeeze: works on networks of a genotype; a published one is made narrow by its options"
         )
     before = structure.settings.init_channels
+    if structure.settings.widths is not None:
+        raise UserError("squeeze: its cells have widths of their own (retrain.network.widths); set these anew")
     if not structure.settings.batch_norm_affine:
         raise UserError(
             "squeeze: its batch-norms have no scales to tell channels by; train it with"
