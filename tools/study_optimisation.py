@@ -1,0 +1,145 @@
+"""The optimisation study: the questions of Alizadeh et al. (ICLR 2019), trained, tabled and drawn.
+
+Each file of `configs/studies/optimisation/` is a question; every variant is a recipe that the product's own
+loop trains. Equal recipes of several questions are trained once. Interrupted, the same command goes on:
+finished runs are rows in OUT/rows.jsonl, and the one that was cut off is resumed from its last epoch. The
+table in `benchmarks/` is written again after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from measured import CHECKOUT, Rows, machine_name, opened
+from study import SIZES, Planned, Study, load_study
+from study_report import write_report
+from torch import nn
+
+from binas.binarize import BinaryConv2d
+from binas.errors import UserError
+from binas.run.folder import RunFolder
+from binas.run.metrics import read_metrics
+from binas.run.seeds import set_deterministic
+from binas.train.evaluation import evaluate_checkpoint
+from binas.train.model_file import load_model
+from binas.train.retrain import Retraining
+
+FOLDER = CHECKOUT / "configs" / "studies" / "optimisation"
+CPU = torch.device("cpu")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Trains what is missing, seed by seed, and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--study", metavar="FOLDER", type=Path, default=FOLDER, help="other questions")
+    parser.add_argument("--questions", nargs="+", default=(), metavar="NAME", help="only these")
+    parser.add_argument("--networks", nargs="+", default=(), metavar="NAME", help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--size", choices=SIZES, default="small", help="full: the paper's layouts and epochs")
+    parser.add_argument("--out", type=Path, default=Path("runs/study_optimisation"), help="rows and runs")
+    parser.add_argument("--machine", default=machine_name(), help="in the names of the table's files")
+    parser.add_argument("--benchmarks", type=Path, default=CHECKOUT / "benchmarks", help="where tables go")
+    parser.add_argument("--table", action="store_true", help="write the table from the rows, train nothing")
+    options = parser.parse_args(words)
+    try:
+        study = load_study(options.study, options.size, tuple(options.questions))
+        rows = Rows(options.out / "rows.jsonl")
+        if not options.table:
+            torch.set_num_threads(1)
+            set_deterministic(CPU)
+            run_missing(study, rows, options)
+        print(f"written: {write_report(study, rows, options.benchmarks, options.machine)}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_missing(study: Study, rows: Rows, options: argparse.Namespace) -> None:
+    """Trains every variant and seed that has no row yet; the first seed of all comes first."""
+    for seed in options.seeds:
+        for planned in study.planned:
+            if options.networks and planned.network not in options.networks:
+                continue
+            key, settings = planned.key(seed), planned.settings()
+            if rows.find(key, settings) is not None:
+                continue
+            row = run(planned, seed, options.out / "runs" / key.replace("/", "_"))
+            rows.add(key, settings, row)
+            print(f"{planned.question}, {planned.variant}, {key}: {json.dumps(summary(row))}", flush=True)
+            write_report(study, rows, options.benchmarks, options.machine, pictures=False)
+
+
+def run(planned: Planned, seed: int, folder: Path) -> dict[str, Any]:
+    """Trains one recipe with one seed, or goes on with it; gives its row and removes its folder."""
+    recipe = planned.recipe
+    assert recipe.model is not None
+    start = time.process_time()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    is_begun = (folder / "manifest.json").exists()
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(folder.with_name(f"{folder.name}.log"), "a", encoding="utf-8"))
+        stack.enter_context(contextlib.redirect_stdout(log))
+        retraining = Retraining(recipe.model, recipe.retrain, opened(recipe.data), seed, CPU, False)
+        opening = RunFolder.resume(folder, "retrain") if is_begun else RunFolder.create(folder, "retrain")
+        run_folder = stack.enter_context(opening)
+        retraining.run(run_folder)
+        row = {"network": planned.network, "seed": seed, **measure(run_folder, recipe.retrain.keep == "best")}
+    shutil.rmtree(folder)
+    return {**row, "cpu_seconds": round(time.process_time() - start, 1), "resumed": is_begun}
+
+
+def measure(folder: RunFolder, keeps_best: bool) -> dict[str, Any]:
+    """Curves by epoch, and test accuracy of the best validation epoch and of the last one."""
+    lines = read_metrics(folder.path)
+    stage = lines[-1]["stage"]
+    last = [line for line in lines if line["stage"] == stage]
+    best = max(last, key=lambda line: float(line["validation_accuracy"])) if keeps_best else last[-1]
+    at_last = evaluate_checkpoint(folder.checkpoint, "test", CPU)["accuracy"]
+    is_last = best is last[-1]
+    at_best = at_last if is_last else evaluate_checkpoint(folder.best, "test", CPU)["accuracy"]
+    network, _, _ = load_model(folder.checkpoint, ())
+    shares = [last[-1].get(f"positive_share/{name}") for name in layers_after_pools(network)]
+    known = [share for share in shares if share is not None]
+    return {
+        "epochs": len(lines),
+        "best_epoch": best["step"] + 1,
+        "best_validation": best["validation_accuracy"],
+        "test_at_best": at_best,
+        "test_at_last": at_last,
+        "validation": [line["validation_accuracy"] for line in lines],
+        "train": [line["train_accuracy"] for line in lines],
+        "flips": [line.get("flip_ratio") for line in lines],
+        "positive_share": sum(known) / len(known) if known else None,
+    }
+
+
+def layers_after_pools(network: nn.Module) -> list[str]:
+    """The binary convolutions that read what a pool gives, in a network whose layers stand in a row."""
+    found, is_pooled = [], False
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MaxPool2d):
+            is_pooled = True
+        elif isinstance(module, BinaryConv2d):
+            if is_pooled:
+                found.append(name)
+            is_pooled = False
+    return found
+
+
+def summary(row: dict[str, Any]) -> dict[str, Any]:
+    """What is printed of a finished run."""
+    return {name: row[name] for name in ("best_epoch", "test_at_best", "test_at_last", "cpu_seconds")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
