@@ -56,8 +56,8 @@ def head(study: Study, rows: Rows) -> str:
     return (
         "# The optimisation study\n\n"
         "The questions of Alizadeh, Fernandez-Marques, Lane and Gal, *An Empirical Study of Binary Neural"
-        " Networks' Optimisation*, ICLR 2019, at a size that runs here. Weights are binary (bare signs) in all"
-        " layers and activations real (ReLU) unless a question says otherwise; Adam, both clippings, squared"
+        " Networks' Optimisation*, ICLR 2019, at a size that runs here. Weights are binary (bare signs) in"
+        " all layers and activations real (ReLU) unless a question says otherwise; Adam, both clippings, squared"
         " hinge loss, exponentially falling rate. The last tenth of the training images is for validation;"
         " the test error, on 10,000 images, is that of the best validation epoch (the paper's protocol), with"
         " the last epoch's beside it. Figures are mean ± standard deviation of the sample (n seeds). The"
