@@ -97,7 +97,7 @@ def settings_hash(recipe: Recipe, genotype: Genotype | None = None) -> str:
 
 
 def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dict[str, Any]:
-    """Trains a recipe's model, or a genotype, in this process by the product's own loop; tests its last epoch.
+    """Trains a model or a genotype in this process, by the product's own loop, and tests its last epoch.
 
     Args:
         folder: of the run; emptied first. What is printed goes to `log.txt` in it.

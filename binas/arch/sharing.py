@@ -93,7 +93,7 @@ class NodeEdges:
         """What the convolution of an operation reads, binarized and padded once for all."""
         conv = module.conv
         if not conv.binarize_activations:
-            return self.normalized()
+            return conv.real_input(self.normalized())
         padding = conv.padding if conv.pad_value else 0
         key = (conv.active_activation, padding, conv.pad_value)
         if key not in self._codes:

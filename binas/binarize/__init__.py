@@ -9,11 +9,13 @@ from binas.binarize.contract import (
     GradientQuantizer,
     WeightBinarizer,
 )
-from binas.binarize.conv import BinaryConv2d
+from binas.binarize.conv import BinaryConv2d, RealActivation
 from binas.binarize.linear import BinaryLinear
 from binas.binarize.precision import (
     after_optimizer_step,
     binary_convolutions,
+    binary_weights,
+    restart_weight_binarizers,
     set_precision,
     set_progress,
 )
@@ -33,9 +35,12 @@ __all__ = [
     "Geometry",
     "GradientQuantizer",
     "LayerRule",
+    "RealActivation",
     "WeightBinarizer",
     "after_optimizer_step",
     "binary_convolutions",
+    "binary_weights",
+    "restart_weight_binarizers",
     "set_precision",
     "set_progress",
     "sign",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from binas.binarize.exact import convolve_integers
 from binas.binarize.spec import Binarization
 from binas.errors import UserError
 
+RealActivation = Literal["none", "relu", "clip"]
+"""What stands in place of a sign while activations are real; clip keeps them within −1 and 1."""
+
 
 class BinaryConv2d(nn.Module):
     """Convolution of binarized activations with binarized weights, the scale applied afterwards.
@@ -29,9 +32,9 @@ class BinaryConv2d(nn.Module):
     backward  by the estimators of the active binarization; its gradient quantizer is applied to dL/dy
 
     The latent weight is the parameter and is never overwritten by forward. With `binarize_activations`
-    off the input passes unchanged, with `binarize_weights` off the latent weight is used raw, with both
-    off gradients are not quantized either. All binarizations that any stage of training will use are
-    owned from the start, so that parameter names never change.
+    off the input passes unchanged, or through `real_activation`; with `binarize_weights` off the latent
+    weight is used raw, with both off gradients are not quantized either. All binarizations that any stage
+    of training will use are owned from the start, so that parameter names never change.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in `nn.Conv2d`
@@ -58,6 +61,7 @@ class BinaryConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.binarize_activations = True
         self.binarize_weights = True
+        self.real_activation: RealActivation = "none"
         self.keeps_real = False
         """Whether a rule keeps this layer real-valued in every stage; `set_precision` heeds it."""
         self.own(binarizations)
@@ -120,6 +124,11 @@ class BinaryConv2d(nn.Module):
         return self._active[0]
 
     @property
+    def active_weight(self) -> str:
+        """The key of the active weight binarizer."""
+        return self._active[1]
+
+    @property
     def activation_binarizer(self) -> ActivationBinarizer:
         """The active binarizer of the input."""
         return cast(ActivationBinarizer, self.activation_binarizers[self._active[0]])
@@ -140,24 +149,33 @@ class BinaryConv2d(nn.Module):
     def behaviour(self) -> tuple[object, ...]:
         """What is binary and how: layers of equal behaviour and geometry compute alike."""
         switches = (self.binarize_activations, self.binarize_weights)
-        return *switches, *self._active, self._active_gradient, self.pad_value
+        return *switches, self.real_activation, *self._active, self._active_gradient, self.pad_value
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = self.activation_binarizer(x) if self.binarize_activations else [(x, None)]
+        inputs = self.activation_binarizer(x) if self.binarize_activations else [(self.real_input(x), None)]
         weights = self._kernels() if self.binarize_weights else [(self.weight, None)]
         total: Tensor | None = None
         for codes, input_scale in inputs:
             padded = self._padded(codes)
             for kernel, weight_scale in weights:
                 y = self._convolve(padded, kernel)
-                for scale in (weight_scale, input_scale):
-                    y = y if scale is None else y * scale
+                for part, scale in zip(self._active[::-1], (weight_scale, input_scale), strict=True):
+                    y = y if scale is None else _scaled(y, scale, part)
                 total = y if total is None else total + y
         assert total is not None
         quantizer = self.gradient_quantizer
         if quantizer is not None and total.requires_grad:
             total.register_hook(quantizer)  # type: ignore[no-untyped-call]
         return total
+
+    def real_input(self, x: Tensor) -> Tensor:
+        """What is convolved while activations are not binarized: x, its positive part, or x within ±1."""
+        match self.real_activation:
+            case "relu":
+                return F.relu(x)
+            case "clip":
+                return F.hardtanh(x)
+        return x
 
     def _kernels(self) -> Bases:
         """What is convolved, with the scale that follows."""
@@ -183,13 +201,16 @@ class BinaryConv2d(nn.Module):
             return F.conv2d(codes, kernel, None, *geometry)
         return convolve_integers(codes, kernel, largest, geometry)
 
-    def _largest_sum(self, kernel: Tensor) -> int | None:
-        """No sum of the convolution is larger; None where it sums real numbers."""
+    def _largest_sum(self, kernel: Tensor) -> float | None:
+        """No sum of the convolution is larger; None where raw inputs or weights are convolved."""
         if not (self.binarize_activations and self.binarize_weights):
             return None
         if self.weight_binarizer.scales != "output":
             return None
-        largest = [max(map(abs, b.levels)) for b in (self.activation_binarizer, self.weight_binarizer)]
+        both = (self.activation_binarizer, self.weight_binarizer)
+        if any(binarizer.smooth_in_training and binarizer.training for binarizer in both):
+            return math.inf  # real numbers on their way to the levels: no 16-bit type holds their sums
+        largest = [max(map(abs, binarizer.levels)) for binarizer in both]
         return kernel[0].numel() * largest[0] * largest[1]
 
     def extra_repr(self) -> str:
@@ -199,3 +220,18 @@ class BinaryConv2d(nn.Module):
             f" padding={self.padding}, dilation={self.dilation}, groups={self.groups},"
             f" pad_value={self.pad_value}"
         )
+
+
+def _scaled(y: Tensor, scale: Tensor, name: str) -> Tensor:
+    """y times a scale that broadcasts to y's own shape."""
+    fits = all(one in (1, size) for one, size in zip(reversed(scale.shape), reversed(y.shape), strict=False))
+    if scale.dim() > y.dim() or not fits:
+        raise UserError(
+            f"binarizer '{name}': its scale is for an output of {_pixels(scale)}, and the layer's is"
+            f" {_pixels(y)}; correct its option size, or give this layer a binarizer of its own (layers)"
+        )
+    return y * scale
+
+
+def _pixels(y: Tensor) -> str:
+    return "×".join(map(str, y.shape[-2:])) + " pixels"

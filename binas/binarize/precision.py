@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from binas.binarize.contract import ActivationBinarizer, GradientQuantizer, WeightBinarizer
-from binas.binarize.conv import BinaryConv2d
+from binas.binarize.conv import BinaryConv2d, RealActivation
 from binas.binarize.rules import LayerRule, use_by_rules
 from binas.binarize.spec import Binarization
 
@@ -26,18 +26,22 @@ def set_precision(
     binarize_weights: bool = True,
     binarization: Binarization | None = None,
     layers: Sequence[LayerRule] = (),
+    real_activation: RealActivation = "none",
 ) -> None:
     """Switch activations and weights of all binary convolutions between binary and raw.
 
     Args:
         binarization: which of the owned binarizations becomes active; None leaves it.
         layers: rules that except some layers from it.
+        real_activation: what the input passes through where it is not binarized, but for layers that rules
+            keep real.
     """
     if binarization is not None:
         use_by_rules(model, (binarization, layers))
     for _, module in binary_convolutions(model):
         module.binarize_activations = binarize_activations and not module.keeps_real
         module.binarize_weights = binarize_weights and not module.keeps_real
+        module.real_activation = "none" if module.keeps_real else real_activation
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
@@ -45,6 +49,25 @@ def set_progress(model: nn.Module, progress: float) -> None:
     for module in model.modules():
         if isinstance(module, ActivationBinarizer | WeightBinarizer | GradientQuantizer):
             module.progress = progress
+
+
+def binary_weights(model: nn.Module) -> dict[str, str]:
+    """The key of the binarizer at work on each layer's weights; layers with raw weights are left out."""
+    return {
+        name: module.active_weight for name, module in binary_convolutions(model) if module.binarize_weights
+    }
+
+
+@torch.no_grad()
+def restart_weight_binarizers(model: nn.Module, before: Mapping[str, str]) -> None:
+    """Lets weight binarizers that were not at work before start from the latent weights as they are now.
+
+    Args:
+        before: what `binary_weights` gave before precision or binarization was changed.
+    """
+    for name, module in binary_convolutions(model):
+        if module.binarize_weights and before.get(name) != module.active_weight:
+            module.weight_binarizer.restart(module.weight)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from binas.arch.space import NetworkSettings, SearchSpace
-from binas.binarize import Binarization, LayerRule, set_precision
+from binas.binarize import Binarization, LayerRule, RealActivation, set_precision
 from binas.config import Config, build
 from binas.models import Model
 from binas.train.acceleration import Acceleration
@@ -34,9 +34,11 @@ class StageConfig(Config):
     until_plateau: int | None = Field(None, ge=1)
     """End the stage when validation accuracy has not improved for so many epochs; null: never."""
     binarize_activations: bool = True
-    """Whether the input of binary convolutions is binarized; off, it passes unchanged."""
+    """Whether the input of binary convolutions is binarized; off, it passes as real_activation says."""
     binarize_weights: bool = True
     """Whether weights of binary convolutions are binarized; off, latent weights are used raw."""
+    real_activation: RealActivation = "none"
+    """What stands in place of the sign where activations are not binarized: none, relu, or clip to ±1."""
     binarization: Binarization | None = None
     """Estimators of this stage; null: those of the search space."""
     layers: tuple[LayerRule, ...] | None = None
@@ -72,6 +74,11 @@ class StageConfig(Config):
     def _fits_together(self) -> StageConfig:
         if self.layerwise is not None and self.optimizer.name == "bop":
             raise ValueError("layerwise needs latent weights, and optimizer bop has none; leave one out")
+        if self.real_activation != "none" and self.binarize_activations:
+            raise ValueError(
+                f"real_activation: {self.real_activation} stands in place of the sign, and this stage has the"
+                " sign; set binarize_activations: false, or leave it out"
+            )
         if self.layerwise is not None and self.hashing is not None:
             raise ValueError("hashing starts layers that are binary from the start; leave layerwise out")
         return self
@@ -79,9 +86,12 @@ class StageConfig(Config):
     def apply(self, model: nn.Module) -> None:
         """Put a network into this stage: precision, estimators (null leaves them), batch-norm averaging."""
         set_precision(
-            model, self.binarize_activations, self.binarize_weights, self.binarization, self.layers or ()
-        )
+            model, self.binarize_activations, self.binarize_weights, self.binarization, self.layers or (),
+            self.real_activation,
+        )  # fmt: skip
         set_batch_norm_decay(model, self.batch_norm_decay)
+        if self.portions is None:
+            Portions.release(model)
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
         """Switch on what is binary in an epoch (from 0) of a procedure; gives figures for the log."""
@@ -114,6 +124,8 @@ class StageConfig(Config):
     def precision_words(self) -> str:
         """What is binary, in words."""
         words = {True: "binary", False: "real"}
+        if self.real_activation != "none":
+            return f"{self.real_activation} activations, {words[self.binarize_weights]} weights"
         return f"{words[self.binarize_activations]} activations, {words[self.binarize_weights]} weights"
 
 
