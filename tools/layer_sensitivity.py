@@ -1,0 +1,263 @@
+"""How much each layer suffers from being binary: one layer at a time is binarized, the others stay real.
+
+Given a checkpoint, or a recipe that is trained first, its binary convolutions are all switched to real
+values; then the weights, the activations or both of each single one are binarized by the stage's own
+binarization, and loss and accuracy on the validation images are measured, with the batch-norm statistics as
+they are and estimated anew on training images. Nothing is trained in between and nothing is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from measured import machine_words, markdown_table
+from torch import nn
+
+from binas.binarize import BinaryConv2d, binary_convolutions, set_precision
+from binas.cli import main as binas
+from binas.data.batches import Batches
+from binas.errors import UserError
+from binas.recipe import load_recipe
+from binas.run.device import pick_device
+from binas.run.files import write_atomic
+from binas.run.seeds import set_deterministic
+from binas.train.batch_norm import batch_norms
+from binas.train.evaluation import open_training_data, training_images
+from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.train.model_file import ModelStructure, load_model
+
+PARTS = {"weights": (False, True), "activations": (True, False), "both": (True, True)}
+"""What of a layer is binarized: its activations, its weights."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one layer's binarization does.
+
+    Args:
+        layer: its name; `none` for the network with all layers real.
+        binarized: weights, activations, both or nothing.
+        loss, accuracy: on validation images.
+        loss_estimated_anew, accuracy_estimated_anew: the same, with batch-norm statistics of training
+            images as the changed network sees them.
+    """
+
+    layer: str
+    binarized: str
+    loss: float
+    accuracy: float
+    loss_estimated_anew: float
+    accuracy_estimated_anew: float
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measures all layers and writes the table and the bar chart."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("file", metavar="CHECKPOINT|RECIPE", help="a checkpoint (.pt), or what trains one")
+    parser.add_argument("--binarize", nargs="+", choices=PARTS, default=list(PARTS), help="of each layer")
+    parser.add_argument("--images", type=int, default=2000, help="for estimating anew (default: 2000)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where a recipe is trained")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write table and FILE.png there")
+    options = parser.parse_args(words)
+    try:
+        path = trained(options.file, options.runs)
+        device = pick_device(options.device)
+        set_deterministic(device)
+        rows, structure = measure_file(path, tuple(options.binarize), options.images, device)
+        print(json.dumps([asdict(row) for row in rows]) if options.json else table(rows))
+        if options.out is not None:
+            write_report(rows, structure, options.file, options.out)
+            print(f"written: {options.out}, {options.out.with_suffix('.png')}", file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def trained(file: str, runs: Path) -> Path:
+    """The checkpoint itself, or that of the recipe's run, trained or finished where it was cut off."""
+    if Path(file).suffix == ".pt":
+        return Path(file)
+    recipe = load_recipe(file, {})
+    if recipe.model is None:
+        raise UserError(f"{file}: names no model; give a recipe with one, or a checkpoint")
+    folder = runs / recipe.name
+    is_begun = (folder / "config.yaml").exists()
+    words = ["--resume", str(folder)] if is_begun else ["--config", file, "--runs", str(runs)]
+    with contextlib.redirect_stdout(sys.stderr):  # JSON is to stand alone
+        if binas(["retrain", *words]):
+            raise UserError(f"{file}: could not be trained; see above")
+    return folder / ("best.pt" if recipe.retrain.keep == "best" else "checkpoint.pt")
+
+
+def measure_file(
+    path: Path, parts: tuple[str, ...], num_images: int, device: torch.device
+) -> tuple[list[Sensitivity], ModelStructure]:
+    """The sensitivity of every layer of the network in a checkpoint."""
+    network, structure, _ = load_model(path, ())
+    training, validation = training_images(structure, open_training_data(structure, path, None))
+    if not len(validation):
+        raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
+    chosen = training.select(torch.arange(min(num_images, len(training))))
+    size = EVALUATION_BATCH_SIZE
+    return measure(
+        network.to(device),
+        structure,
+        Batches(chosen, size, device, structure.mean, structure.std),
+        Batches(validation, size, device, structure.mean, structure.std),
+        parts,
+    ), structure
+
+
+def measure(
+    network: nn.Module, structure: ModelStructure, training: Batches, validation: Batches,
+    parts: Sequence[str] = tuple(PARTS),
+) -> list[Sensitivity]:  # fmt: skip
+    """The sensitivity of every binary convolution, after that of the real-valued network.
+
+    Args:
+        training: images on which batch-norm statistics are estimated anew.
+        validation: images on which loss and accuracy are measured.
+    """
+    set_precision(network, binarize_activations=False, binarize_weights=False)
+    layers = [(name, conv) for name, conv in binary_convolutions(network) if not conv.keeps_real]
+    if not layers:
+        raise UserError("the network has no binary convolution (model.real: false gives them)")
+
+    def figures(layer: str, binarized: str) -> Sensitivity:
+        as_it_is = evaluate(network, validation, structure.stage.loss)
+        with statistics_estimated_anew(network, training):
+            anew = evaluate(network, validation, structure.stage.loss)
+        return Sensitivity(
+            layer, binarized, as_it_is["loss"], as_it_is["accuracy"], anew["loss"], anew["accuracy"]
+        )
+
+    rows = [figures("none", "nothing")]
+    for name, conv in layers:
+        for part in parts:
+            with only_this_binary(conv, *PARTS[part]):
+                rows.append(figures(name, part))
+    return rows
+
+
+@contextmanager
+def only_this_binary(conv: BinaryConv2d, activations: bool, weights: bool) -> Iterator[None]:
+    """Inside, this layer is binary; afterwards it is real again."""
+    conv.binarize_activations, conv.binarize_weights = activations, weights
+    try:
+        yield
+    finally:
+        conv.binarize_activations = conv.binarize_weights = False
+
+
+@contextmanager
+@torch.no_grad()
+def statistics_estimated_anew(network: nn.Module, batches: Batches) -> Iterator[None]:
+    """Inside, batch-norms use the mean statistics of these images; afterwards everything is as before."""
+    before = copy.deepcopy(network.state_dict())
+    norms = [norm for norm in batch_norms(network) if norm.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    was_training = [module.training for module in network.modules()]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    try:
+        for images, _ in batches.epoch(0, shuffle=False):
+            network(images)
+        network.eval()
+        yield
+    finally:
+        network.load_state_dict(before)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in zip(network.modules(), was_training, strict=True):
+            module.training = mode
+
+
+def table(rows: Sequence[Sensitivity]) -> str:
+    """A line for each layer and part."""
+    columns = ("layer", "binarized", "loss", "accuracy, %", "loss, BN anew", "accuracy, BN anew, %")
+    lines = [
+        (
+            row.layer, row.binarized, f"{row.loss:.3f}", f"{100 * row.accuracy:.1f}",
+            f"{row.loss_estimated_anew:.3f}", f"{100 * row.accuracy_estimated_anew:.1f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    return markdown_table(columns, lines)
+
+
+def write_report(rows: Sequence[Sensitivity], structure: ModelStructure, file: str, path: Path) -> None:
+    """Table and bar chart in files."""
+    model = structure.identity()
+    what = ", ".join(f"{key} {value}" for key, value in model.items())
+    binarization = structure.stage.binarization
+    scheme = (
+        f"{binarization.activation.key} / {binarization.weight.key} (activations / weights)"
+        if binarization
+        else "the network's own"
+    )
+    text = (
+        "# Sensitivity of layers\n\n"
+        "One layer at a time is binarized, the others stay real-valued; nothing is trained in between."
+        f" Network: {what}, trained with {structure.stage.precision_words()}; binarizers: {scheme}. Loss and"
+        " accuracy are of the validation images, one run; *BN anew*: with batch-norm statistics estimated"
+        f" anew on training images.\n\nCommand: `python tools/layer_sensitivity.py {file} --out {path}`."
+        f" {machine_words()}.\n\n![Accuracy by layer]({path.with_suffix('.png').name})\n\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(rows, path.with_suffix(".png"))
+    write_atomic(path, f"{text}{table(rows)}\n")
+
+
+def draw(rows: Sequence[Sensitivity], path: Path) -> None:
+    """Bars of the loss that each layer's binarization adds, as it is and with statistics estimated anew."""
+    from matplotlib.figure import Figure
+
+    base, rest = rows[0], rows[1:]
+    layers = list(dict.fromkeys(row.layer for row in rest))
+    parts = list(dict.fromkeys(row.binarized for row in rest))
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    panels: Any = figure.subplots(2, 1, sharex=True)
+    for panel, key, title in zip(
+        panels,
+        ("accuracy", "accuracy_estimated_anew"),
+        ("batch-norm statistics as they are", "estimated anew"),
+        strict=True,
+    ):
+        for position, part in enumerate(parts):
+            width = 0.8 / len(parts)
+            places = [
+                layers.index(row.layer) + (position + 0.5) * width - 0.4
+                for row in rest
+                if row.binarized == part
+            ]
+            values = [100 * getattr(row, key) for row in rest if row.binarized == part]
+            panel.bar(
+                places, values, width, label=part, color=("#0072b2", "#e69f00", "#009e73")[position % 3]
+            )
+        panel.axhline(100 * getattr(base, key), color="black", linewidth=0.8, linestyle="--")
+        panel.set(title=title, ylabel="accuracy, %")
+    panels[1].set_xticks(range(len(layers)), layers)
+    panels[1].set_xlabel("layer that is binary")
+    panels[0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
