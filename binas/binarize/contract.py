@@ -100,6 +100,14 @@ class WeightBinarizer(_Quantizer):
         is active at first; those of later stages are given a copy.
         """
 
+    def restart(self, weight: Tensor) -> None:
+        """Called, without gradients, when a layer goes over to this binarizer in the course of training.
+
+        Its own parameters then start from the weights as they are now, which were raw or another
+        binarizer's before. By default that is `initialise` on a copy; the latent weight itself stays.
+        """
+        self.initialise(nn.Parameter(weight.detach().clone()))
+
     def forward(self, weight: Tensor) -> Bases:
         """The pairs of codes and scale that stand for the latent weight."""
         raise TypeError(f"{type(self).__name__} defines no forward")

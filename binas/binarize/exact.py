@@ -26,7 +26,7 @@ def is_autocast_on(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def half_type(device_type: str, largest_sum: int) -> torch.dtype | None:
+def half_type(device_type: str, largest_sum: float) -> torch.dtype | None:
     """The 16-bit type of the active autocast region if it holds all integers up to this, else None."""
     if not is_autocast_on(device_type):
         return None
@@ -34,7 +34,7 @@ def half_type(device_type: str, largest_sum: int) -> torch.dtype | None:
     return dtype if largest_sum <= LARGEST_EXACT.get(dtype, 0) else None
 
 
-def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: int, geometry: Geometry) -> Tensor:
+def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: float, geometry: Geometry) -> Tensor:
     """The convolution of integers held in floating point, exactly.
 
     Under autocast it runs in 16 bits where these hold every sum, otherwise in float32, and gives float32.
@@ -43,7 +43,8 @@ def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: int, geometry:
     Args:
         codes: (N, C_in, H, W) integers.
         kernel: (C_out, C_in/groups, k, k) integers.
-        largest_sum: no sum can be larger in magnitude: terms of a sum × largest product.
+        largest_sum: no sum can be larger in magnitude: terms of a sum × largest product; infinite where
+            they are no integers yet, which are then summed in float32.
         geometry: stride, padding, dilation, groups.
     """
     kind = codes.device.type

@@ -22,12 +22,16 @@ def set_batch_norm_decay(model: nn.Module, decay: float) -> None:
 
 @contextmanager
 def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, batch statistics are used and running statistics neither read nor changed."""
-    modules = [module for module in batch_norms(model) if module.track_running_stats]
+    """Inside, batch-norms use batch statistics, and what follows the data's statistics stays as it is.
+
+    That is every module with `track_running_stats` on: batch-norms, and binarizers that learn their levels
+    from the activations they see.
+    """
+    modules = [module for module in model.modules() if getattr(module, "track_running_stats", False) is True]
     for module in modules:
-        module.track_running_stats = False
+        module.track_running_stats = False  # type: ignore[assignment]
     try:
         yield
     finally:
         for module in modules:
-            module.track_running_stats = True
+            module.track_running_stats = True  # type: ignore[assignment]

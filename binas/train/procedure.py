@@ -85,6 +85,14 @@ class Portions(Config):
                     f"portions: '{name}' has another weight binarizer; the stage needs"
                     " binarization.weight: {name: inq}, or leave the key out"
                 )
-            binarizer.portions, binarizer.warm_up = (share,), 0.0
+            binarizer.asked = share
             binarizer.freeze(conv.weight, share)
         return share
+
+    @staticmethod
+    def release(model: nn.Module) -> None:
+        """Lets progress decide again, for a stage without portions."""
+        for _, conv in binary_convolutions(model):
+            for binarizer in conv.weight_binarizers.values():
+                if isinstance(binarizer, Inq):
+                    binarizer.asked = None

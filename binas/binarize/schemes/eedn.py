@@ -48,6 +48,9 @@ class EednWeight(WeightBinarizer):
         weight.data.uniform_(-1, 1)
         self.state.copy_(weight.round())
 
+    def restart(self, weight: Tensor) -> None:
+        self.state.copy_(weight.clamp(-1, 1).round())
+
     def _trinary(self, weight: Tensor) -> Tensor:
         outer, inner = 0.5 + self.hysteresis, 0.5 - self.hysteresis
         magnitude = weight.abs()

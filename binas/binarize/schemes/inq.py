@@ -57,6 +57,8 @@ class Inq(WeightBinarizer):
         self.bits = whole("inq", "bits", bits, 2, 6)
         self.portions = _rising(portions)
         self.warm_up = 0.0 if warm_up == 0 else number("inq", "warm_up", warm_up, 0, 0.99)
+        self.asked: float | None = None
+        """The share that a training procedure asks for, in place of what progress and portions would."""
         powers = [2**n for n in range(2 ** (bits - 2))]
         self.levels = (*(-power for power in reversed(powers)), 0, *powers)
         self.register_buffer("frozen", torch.zeros(shape, dtype=torch.bool))
@@ -64,7 +66,9 @@ class Inq(WeightBinarizer):
         self.register_buffer("exponent", torch.zeros(()))
 
     def portion(self, progress: float) -> float:
-        """The share of weights that is frozen at that progress."""
+        """The share of weights that is frozen at that progress, or that a procedure asks for."""
+        if self.asked is not None:
+            return self.asked
         if progress < self.warm_up:
             return 0.0
         reached = (progress - self.warm_up) / (1 - self.warm_up) * len(self.portions)
