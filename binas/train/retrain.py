@@ -19,7 +19,7 @@ from binas.arch.genotype import Genotype
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.arch.trunk import Trunk
-from binas.binarize import Binarization, LayerRule, set_progress
+from binas.binarize import Binarization, LayerRule, binary_weights, restart_weight_binarizers, set_progress
 from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.opening import Data
@@ -167,12 +167,15 @@ class Retraining:
 
     def _enter(self, stage: StageConfig) -> None:
         number = self.position.stage + 1
+        before = binary_weights(self.network)
         stage.apply(self.network)
         self.structure = self.structure.model_copy(update={"stage": stage})
         carried = "weights and batch-norm statistics of the stage before" if number > 1 else "nothing"
         if stage.starts_from is not None:
             load_weights(self.network, _initial_weights(stage.starts_from), stage.starts_from)
             carried = f"weights and batch-norm statistics of {stage.starts_from}"
+            before = binary_weights(self.network) if _binarizes_alike(stage.starts_from, stage) else {}
+        restart_weight_binarizers(self.network, before)
         if stage.hashing is not None:
             order = derive_seed(self.seed, "order", stage.name, 0)
             images = next(iter(self.train_batches.epoch(order)))[0]
@@ -191,7 +194,9 @@ class Retraining:
         seed_everything(self.seed, "retrain", stage.name, position.epoch)
         self.network.train()
         set_progress(self.network, position.epoch / stage.epochs)
+        before = binary_weights(self.network)
         binary = stage.begin_epoch(self.network, position.epoch)
+        restart_weight_binarizers(self.network, before)
         codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
         stepper = Stepper(
@@ -262,6 +267,7 @@ class Retraining:
         stage.apply(self.network)
         self.structure = self.structure.model_copy(update={"stage": stage})
         load_weights(self.network, checkpoint.state["model"], path)
+        stage.begin_epoch(self.network, max(self.position.epoch - 1, 0))
         self.objective = self._objective(stage)
         self.objective.load(checkpoint.state.get("objective", {}), path)
         self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
@@ -340,6 +346,13 @@ def _what_to_build(genotype: Genotype | ModelChoice, config: RetrainConfig) -> d
     space = genotype_space(genotype)
     settings = build(NetworkSettings, merged(space.network.model_dump(), config.network), "retrain.network")
     return {"genotype": genotype.to_json(), "settings": settings}
+
+
+def _binarizes_alike(path: Path, stage: StageConfig) -> bool:
+    """Whether the network in a checkpoint had its weights binarized as a stage will have them."""
+    found = load_checkpoint(path, KIND).structure.get("stage", {})
+    wanted = stage.model_dump(mode="json")
+    return all(found.get(key) == wanted[key] for key in ("binarize_weights", "binarization", "layers"))
 
 
 def _initial_weights(path: Path) -> Any:
