@@ -60,6 +60,18 @@ def test_curves_at_start_middle_and_end(shape: str, final: float, expected: list
     assert [curve.factor(part) for part in (0.0, 0.5, 1.0)] == pytest.approx(expected)
 
 
+def test_steps_stand_at_their_places() -> None:
+    curve = build(Curve, {"shape": "steps", "at": [0.5333, 0.8], "by": 0.3}, "test")
+    epochs = [39.99 / 75, 40 / 75, 60 / 75, 1.0]  # the rate falls with the first step of epoch 40
+    assert [curve.factor(part) for part in epochs] == pytest.approx([1.0, 0.3, 0.09, 0.09])
+
+
+@pytest.mark.parametrize("wrong", [{"shape": "steps"}, {"at": [0.5]}, {"shape": "steps", "at": [1.0]}])
+def test_steps_without_places_are_an_error(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="at"):
+        build(Curve, wrong, "test")
+
+
 def test_cosine_at_a_quarter() -> None:
     assert Curve().factor(0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
     assert Curve().factor(7.0) == Curve().factor(1.0)  # beyond the end stays at the end

@@ -91,7 +91,8 @@ class Rows:
 
 def settings_hash(recipe: Recipe, genotype: Genotype | None = None) -> str:
     """A short hash of all that decides what a run gives."""
-    kept = recipe.model_dump(mode="json", exclude=NOT_MEASURED)
+    # without defaults, so that a key that is new in recipes leaves finished rows what they are
+    kept = recipe.model_dump(mode="json", exclude=NOT_MEASURED, exclude_defaults=True)
     text = json.dumps([kept, genotype.hash() if genotype else None], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -143,13 +143,25 @@ class OptimizerConfig(Config):
 class Curve(Config):
     """How a value goes from one end of training to the other."""
 
-    shape: Shape = "cosine"
-    """constant, linear, cosine or exponential."""
+    shape: Shape | Literal["steps"] = "cosine"
+    """constant, linear, cosine, exponential or steps."""
     final: float = Field(0.0, ge=0)
-    """Value at the end, as a fraction of that at the start (exponential: above 0)."""
+    """Value at the end, as a fraction of that at the start (exponential: above 0; steps: unused)."""
+    at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Of steps: after which parts of training they come, e.g. [0.5, 0.75]."""
+    by: float = Field(0.1, gt=0, lt=1)
+    """Of steps: what each multiplies the value by."""
+
+    @model_validator(mode="after")
+    def _steps_have_places(self) -> Curve:
+        if (self.shape == "steps") != bool(self.at):
+            raise ValueError("at: says where steps are, and shape: steps needs it; give both or none")
+        return self
 
     def factor(self, progress: float) -> float:
         """What the starting value is multiplied by after this part of training, in [0, 1]."""
+        if self.shape == "steps":
+            return float(self.by ** sum(progress >= part for part in self.at))
         return anneal(1.0, self.final, progress, self.shape)
 
 
