@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except UserError as error:
-        print(f"binas: error: {error}", file=sys.stderr)
+        print(f"binas: {_which_rank()}error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("binas: interrupted; a run goes on with --resume", file=sys.stderr)
@@ -42,11 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from binas.plugins import told_by_plugin
 
-        told = told_by_plugin(error) or _told_by_memory(error)
+        told = told_by_plugin(error) or _told_by_memory(error) or _told_by_ranks(error)
         if not told:
             raise
-        print(f"binas: error: {told}", file=sys.stderr)
+        print(f"binas: {_which_rank()}error: {told}", file=sys.stderr)
         return 2
+
+
+def _which_rank() -> str:
+    """Which of several processes that a launcher has started this is, for its errors."""
+    return f"rank {os.environ.get('RANK', 0)}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+
+
+def _told_by_ranks(error: Exception) -> str:
+    from binas.run.distributed import told_by_ranks
+
+    return told_by_ranks(error)
 
 
 def _told_by_memory(error: Exception) -> str:

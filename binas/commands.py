@@ -12,18 +12,22 @@ from binas.arch.genotype import Genotype, read_genotype
 from binas.arch.network import genotype_space
 from binas.config import describe, dump, find_file, shipped_names
 from binas.errors import UserError
+from binas.evolving import run_evolve as run_evolve
 from binas.models import MODELS
 from binas.ops import OPS
 from binas.plugins import PluginRecord, load_plugin, load_plugins, require_plugins
 from binas.recipe import Recipe, load_recipe
 from binas.run.device import pick_device
+from binas.run.distributed import is_first_rank
 from binas.run.progress import say
 from binas.session import (
     REGISTRIES,
     Overrides,
     begin_run,
-    device_of,
+    device_and_data,
     loaded_plugins,
+    of_all_ranks,
+    on_all_ranks,
     open_run,
     plugin_words,
     provenance,
@@ -41,9 +45,9 @@ def recipe_keys() -> str:
     return "\n".join(lines)
 
 
+@on_all_ranks
 def run_search(options: Namespace, overrides: Overrides) -> int:
     """binas search"""
-    from binas.data.opening import open_data
     from binas.search.search import Search
 
     if options.strategy:
@@ -54,17 +58,19 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
     if recipe.model is not None:
         raise UserError(f"model: {recipe.model.name}: is for binas retrain; leave it out to search")
     if options.print_config:
-        print(dump(recipe), end="")
+        say(dump(recipe).rstrip("\n"))
         return 0
     plugins = loaded_plugins(options, recipe, resumed)
     _check_own_operations(recipe)
-    device, data = device_of(recipe), open_data(recipe.data)
+    device, data = device_and_data(recipe)
     search = Search(
-        recipe.space, recipe.search, data, recipe.seed, device, plugins,
-        provenance(recipe, data), recipe.tensorboard,
+        recipe.space, of_all_ranks(recipe.search, resumed), data, recipe.seed, device, plugins,
+        provenance(recipe, data), recipe.tensorboard, recipe.distributed,
     )  # fmt: skip
     with begin_run("search", recipe, resumed, options, device, data.split_hashes) as folder:
         genotype = search.run(folder)
+        if not is_first_rank():
+            return 0
         file = folder.path / "genotype.json"
         drawing = _draw_beside(genotype, folder.path)
         rule = "drawn at random" if recipe.search.strategy == "random" else f"{recipe.search.recommend} epoch"
@@ -75,9 +81,9 @@ def run_search(options: Namespace, overrides: Overrides) -> int:
     return 0
 
 
+@on_all_ranks
 def run_retrain(options: Namespace, overrides: Overrides) -> int:
     """binas retrain"""
-    from binas.data.opening import open_data
     from binas.train.retrain import Retraining
 
     file = options.genotype or options.genotype_file
@@ -98,7 +104,7 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
     recipe, resumed = open_run("retrain", options, overrides, options.config, start)
     _check_one_network(file, recipe, resumed is not None)
     if options.print_config:
-        print(dump(recipe), end="")
+        say(dump(recipe).rstrip("\n"))
         return 0
     plugins = loaded_plugins(options, recipe, resumed)
     genotype: Genotype | None = None
@@ -106,10 +112,13 @@ def run_retrain(options: Namespace, overrides: Overrides) -> int:
         file = file if resumed is None else resumed.path / "genotype.json"
         genotype = _genotype_to_train(file, recipe, plugins)
         recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
-    device, data = device_of(recipe), open_data(recipe.data)
+    device, data = device_and_data(recipe)
     what = genotype or recipe.model
     assert what is not None
-    retraining = Retraining(what, recipe.retrain, data, recipe.seed, device, recipe.tensorboard, plugins)
+    retraining = Retraining(
+        what, of_all_ranks(recipe.retrain, resumed), data, recipe.seed, device, recipe.tensorboard, plugins,
+        recipe.distributed,
+    )  # fmt: skip
     with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)

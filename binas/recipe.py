@@ -12,6 +12,7 @@ from binas.arch.space import SearchSpace, space_mapping
 from binas.config import Config, build, find_file, read_mapping, with_override
 from binas.data.config import DataConfig
 from binas.models import ModelChoice
+from binas.run.distributed import Distributed
 from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
 
@@ -67,6 +68,7 @@ class Recipe(Config):
     model: ModelChoice | None = None
     """A published network to retrain in place of a genotype: its name, or {name: …, stem: cifar, …}."""
     retrain: RetrainConfig = RetrainConfig()
+    distributed: Distributed = Distributed()
     expected: Expected = Expected()
 
 

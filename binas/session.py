@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,8 +20,20 @@ from binas.ops import NONLINEARITIES, OPS
 from binas.plugins import PluginRecord, load_plugins, require_plugins
 from binas.recipe import Recipe, load_recipe
 from binas.run.device import pick_device
+from binas.run.distributed import (
+    check_same,
+    first_on_its_machine,
+    is_first_rank,
+    joined_ranks,
+    num_ranks,
+    number_of_ranks,
+    wait_for_all,
+)
 from binas.run.folder import RunFolder
+from binas.run.progress import say
 from binas.run.seeds import set_deterministic
+from binas.search.config import SearchConfig
+from binas.train.stage import RetrainConfig
 
 if TYPE_CHECKING:
     from binas.data.opening import Data
@@ -28,6 +43,34 @@ REGISTRIES = (
 )  # fmt: skip
 """What a plug-in may register names in."""
 Overrides = dict[str, Any]
+Command = Callable[[Namespace, Overrides], int]
+Batched = TypeVar("Batched", SearchConfig, RetrainConfig)
+
+
+def on_all_ranks(command: Command) -> Command:
+    """A command that several processes may run together, started by a launcher such as torchrun."""
+
+    @functools.wraps(command)
+    def run(options: Namespace, overrides: Overrides) -> int:
+        with joined_ranks():
+            return command(options, overrides)
+
+    return run
+
+
+def of_all_ranks(config: Batched, resumed: RunFolder | None) -> Batched:
+    """Settings with the batch of all ranks together, where a recipe says that of each.
+
+    A resumed run keeps the batch of a step that it was started with, on any number of ranks.
+    """
+    started = num_ranks() if resumed is None else int(resumed.read_manifest().get("ranks", 1))
+    whole = config.batch_size * started
+    if started == num_ranks() == 1:
+        return config
+    each = f"{whole // num_ranks()} of them on each of {num_ranks()} rank{'s' * (num_ranks() > 1)}"
+    before = "" if started == num_ranks() else f", as when it was started on {started}"
+    say(f"a step takes {whole} images{before}, {each}")
+    return config.model_copy(update={"batch_size": whole})
 
 
 def open_run(
@@ -36,7 +79,7 @@ def open_run(
     """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well."""
     if options.resume is None or options.print_config:
         recipe = load_recipe(config, overrides, start)
-        if not options.print_config:
+        if not options.print_config and is_first_rank():
             RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
         return recipe, None
     if options.overwrite:
@@ -47,7 +90,8 @@ def open_run(
         )
     asked = None if options.resume else load_recipe(config, overrides, start)
     path = Path(options.resume) if asked is None else asked.runs / asked.name
-    folder = RunFolder.resume(path, kind)
+    # rank 0 holds the lock, the others only read
+    folder = RunFolder.resume(path, kind) if is_first_rank() else RunFolder.follow(path, kind, resumed=True)
     if not folder.config.exists():  # killed before it had begun
         folder.close()
         raise UserError(f"{path}: was stopped before it began; start it again with --overwrite")
@@ -66,17 +110,23 @@ def begin_run(
     """The run folder, with everything in it that a resumed run needs; the config comes last."""
     from binas.run.files import write_atomic
 
+    check_same(json.dumps(hashes).encode(), "the images", "give every machine the same ones")
     if resumed is not None:
         if resumed.read_manifest().get("splits", hashes) != hashes:
             raise UserError(f"{resumed.path}: the images are not those that the run was started with")
         return resumed
+    if not is_first_rank():
+        wait_for_all()
+        return RunFolder.follow(recipe.runs / recipe.name, kind)
     folder = RunFolder.create(recipe.runs / recipe.name, kind, overwrite=options.overwrite)
     if genotype is not None:
         write_atomic(folder.path / "genotype.json", genotype.to_json())
     folder.write_manifest(
-        seed=recipe.seed, device=device, splits=hashes, plugins=plugin_files(options, recipe)
-    )
+        seed=recipe.seed, device=device, splits=hashes, plugins=plugin_files(options, recipe),
+        **number_of_ranks(),
+    )  # fmt: skip
     folder.write_config(recipe)
+    wait_for_all()
     return folder
 
 
@@ -100,6 +150,15 @@ def device_of(recipe: Recipe) -> torch.device:
     device = pick_device(recipe.device)
     set_deterministic(device)
     return device
+
+
+def device_and_data(recipe: Recipe) -> tuple[torch.device, Data]:
+    """The device of a recipe, and its images; of ranks on one machine one opens them before the others."""
+    from binas.data.opening import open_data
+
+    device = device_of(recipe)
+    with first_on_its_machine():
+        return device, open_data(recipe.data)
 
 
 def plugin_files(options: Namespace, recipe: Recipe) -> list[str]:

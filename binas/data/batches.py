@@ -30,13 +30,17 @@ class Batches:
 
     Args:
         image_set: what to hand out.
-        batch_size: images in a batch; the last one may be smaller.
+        batch_size: images in a batch, of all ranks together; the last one may be smaller.
         device: where the batches are wanted.
         mean: of every channel, pixels scaled to 0..1.
         std: likewise.
         augmentation: None leaves the images as they are.
         drop_last: leave out a last batch that is smaller than the others.
         on_device: whether images in memory wait on the device.
+        part: which of how many equal parts of every batch to hand out, (0, 1) all of it: ranks that train
+            together see what one process would, less the few images that cannot be shared out evenly.
+    Raises:
+        UserError: there are not two images for each part.
     """
 
     def __init__(
@@ -49,13 +53,20 @@ class Batches:
         augmentation: Augmentation | None = None,
         drop_last: bool = False,
         on_device: Literal["auto", "on", "off"] = "auto",
+        part: tuple[int, int] = (0, 1),
     ) -> None:
+        self.part, self.num_parts = part
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.augmentation = augmentation or Augmentation()
         self.drop_last = drop_last
+        if self.num_parts > 1 and min(batch_size, len(image_set.labels)) < 2 * self.num_parts:
+            raise UserError(
+                f"{len(image_set.labels)} images in batches of {batch_size} are too few for {self.num_parts}"
+                " ranks, each needs two; use fewer ranks, more images or a larger batch_size"
+            )
         self._labels = image_set.labels.to(self.device)
         self._images: Images = image_set
         if isinstance(image_set, ImageSet) and _is_resident(image_set.images, self.device, on_device):
@@ -67,29 +78,47 @@ class Batches:
 
     @property
     def num_images(self) -> int:
-        """Images that an epoch hands out."""
+        """Images of an epoch, in all parts together."""
         total = len(self._labels)
-        return total - total % self.batch_size if self.drop_last else total
+        rest = total % self.batch_size
+        cannot_be_shared = self.num_parts > 1 and rest < 2 * self.num_parts and total > rest
+        return total - rest if self.drop_last or cannot_be_shared else total
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
-    def epoch(self, seed: int, shuffle: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass: normalised float images (n, C, H, W) and labels (n,), the same for the same seed."""
+    @property
+    def largest(self) -> int:
+        """Images of the largest batch that is handed out."""
+        return min(self.batch_size, self.num_images) // self.num_parts
+
+    def epoch(
+        self, seed: int, shuffle: bool = True, every: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass: normalised float images (n, C, H, W) and labels (n,), the same for the same seed.
+
+        Args:
+            every: (1, 3) hands out the batches 1, 4, 7 and so on, counted from 0.
+        """
         order = torch.arange(len(self._labels))
         if shuffle:
             order = order[torch.randperm(len(order), generator=seeded("order", seed))]
         order = order[: self.num_images]
         size = self._images.shape[1:]
         draws = draw(self.augmentation, len(order), size, seeded("augmentation", seed)).to(self.device)
-        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        parts = self._parts(len(order))[every[0] :: every[1]]
         # one copy an epoch: a copy for each batch would make the device wait each time
         labels = self._labels[order.to(self.device)]
-        start = 0
-        for pixels, positions in zip(self._pixels(parts), parts, strict=True):
-            part = slice(start, start + len(positions))
+        for pixels, part in zip(self._pixels([order[part] for part in parts]), parts, strict=True):
             yield self._finished(pixels, draws.of(part)), labels[part]
-            start = part.stop
+
+    def _parts(self, num_images: int) -> list[slice]:
+        """The places in the order of what each batch hands out here."""
+        parts = []
+        for start in range(0, num_images, self.batch_size):
+            share = min(self.batch_size, num_images - start) // self.num_parts
+            parts.append(slice(start + self.part * share, start + (self.part + 1) * share))
+        return parts
 
     def _pixels(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         if isinstance(self._images, ImageSet) and self._images.images.device.type == self.device.type:

@@ -8,10 +8,16 @@ from pathlib import Path
 import torch
 
 from binas.errors import UserError
+from binas.run.distributed import local_rank, num_local_ranks, num_ranks
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device for `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:1`."""
+    """The device for `auto` (the first CUDA device, else the CPU), `cpu`, `cuda` or `cuda:1`.
+
+    Ranks that train together take one CUDA device each, in their order on a machine.
+    """
+    if num_ranks() > 1 and name in ("auto", "cuda"):
+        return _device_of_rank(name)
     kind, colon, index = name.partition(":")
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -19,6 +25,8 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     if kind != "cuda" or (colon and not (index.isascii() and index.isdigit())):
         raise UserError(f"device '{name}': write auto, cpu, cuda or cuda:N; {_what_is_there()}")
+    if num_ranks() > 1:
+        raise UserError(f"device '{name}': ranks cannot share one device; write cuda, or auto")
     if int(index or 0) >= _num_cuda():
         raise UserError(f"device '{name}': not there; {_what_is_there()}")
     return torch.device("cuda", int(index or 0))
@@ -29,6 +37,19 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return _cpu_model() or platform.processor() or platform.machine()
+
+
+def _device_of_rank(name: str) -> torch.device:
+    if name == "auto" and _num_cuda() == 0:
+        return torch.device("cpu")
+    if local_rank() >= _num_cuda():
+        raise UserError(
+            f"device '{name}': {num_local_ranks()} ranks on this machine need a CUDA device each;"
+            f" {_what_is_there()}; start as many ranks, or set device: cpu"
+        )
+    device = torch.device("cuda", local_rank())
+    torch.cuda.set_device(device)  # which NCCL and torch's own defaults go by
+    return device
 
 
 def _num_cuda() -> int:

@@ -27,10 +27,10 @@ MANIFEST_FILE = "manifest.json"
 class RunFolder:
     """A folder that this process alone writes to until `close`; use it in a `with` block.
 
-    Made by `create` or `resume`, never directly.
+    Made by `create`, `resume` or `follow`, never directly.
     """
 
-    def __init__(self, path: Path, kind: str, lock: FolderLock) -> None:
+    def __init__(self, path: Path, kind: str, lock: FolderLock | None) -> None:
         self.path = path
         self.kind = kind
         self._lock = lock
@@ -94,6 +94,24 @@ class RunFolder:
             raise
         return folder
 
+    @classmethod
+    def follow(cls, path: str | Path, kind: str, *, resumed: bool = False) -> Self:
+        """The run folder that another rank writes to; here it is only read.
+
+        Args:
+            resumed: it must be there already.
+        Raises:
+            UserError: there is no run folder of that kind.
+        """
+        if resumed:
+            _check_kind(Path(path), kind)
+        return cls(Path(path), kind, None)
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether this process writes to it, as every one does that is not a rank behind the first."""
+        return self._lock is not None
+
     @property
     def config(self) -> Path:
         """The resolved configuration."""
@@ -126,7 +144,8 @@ class RunFolder:
 
     def write_config(self, config: Config) -> None:
         """Writes the resolved configuration."""
-        write_atomic(self.config, dump(config))
+        if self.is_written_here:
+            write_atomic(self.config, dump(config))
 
     def read_config(self, model: type[ConfigT]) -> ConfigT:
         """The configuration that the run was started with."""
@@ -147,7 +166,8 @@ class RunFolder:
 
     def add_to_manifest(self, **more: Any) -> None:
         """Adds JSON values to the manifest, such as the time when the run ended."""
-        self._write_manifest({**self.read_manifest(), **more})
+        if self.is_written_here:
+            self._write_manifest({**self.read_manifest(), **more})
 
     def read_manifest(self) -> dict[str, Any]:
         """The manifest as it stands."""
@@ -155,7 +175,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets other processes write to the folder."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

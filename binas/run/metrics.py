@@ -33,10 +33,18 @@ class MetricsLog:
         folder: the run folder.
         start_step: the first step that will be logged; what is there from this step on is removed.
         tensorboard: whether to write TensorBoard data as well.
+        writes: False writes nothing, for a rank behind the first.
     """
 
-    def __init__(self, folder: str | Path, start_step: int = 0, *, tensorboard: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, start_step: int = 0, *, tensorboard: bool = True, writes: bool = True
+    ) -> None:
         folder = Path(folder)
+        self.writes = writes
+        self._events: EventWriter | None = None
+        self._file: AppendedFile | None = None
+        if not writes:
+            return
         _cut_lines(folder / METRICS_FILE, start_step)
         cut_events(folder / TENSORBOARD_FOLDER, start_step)
         self._events = EventWriter(folder / TENSORBOARD_FOLDER) if tensorboard else None
@@ -48,6 +56,8 @@ class MetricsLog:
         Mappings are flattened (`loss={"train": 1.0}` is named `loss/train`); words and lists go to the
         JSON line only; what is not a number or infinite is written as null.
         """
+        if self._file is None:
+            return
         flat = dict(_flat(values))
         line = json.dumps({"step": int(step), **flat}, allow_nan=False) + "\n"
         self._file.append(line.encode())
@@ -76,15 +86,16 @@ class MetricsLog:
 
     def flush(self) -> None:
         """Brings everything to the disk; called before a checkpoint, so that it never runs ahead."""
-        self._file.sync()
+        if self._file is not None:
+            self._file.sync()
         if self._events is not None:
             self._events.flush()
 
     def close(self) -> None:
         """Closes the files; closing twice does nothing."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for file in (self._file, self._events):
+            if file is not None:
+                file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from binas.run.distributed import is_first_rank
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ def on_terminal() -> bool:
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """The items of `iterable`, with a bar while they are consumed if there is a terminal."""
-    if not on_terminal():
+    if not (on_terminal() and is_first_rank()):
         yield from iterable
         return
     from tqdm import tqdm
@@ -28,7 +30,9 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
 
 
 def say(text: str) -> None:
-    """Prints a line on standard output at once, above a bar if one is being shown."""
+    """Prints a line on standard output at once, above a bar if one is being shown; rank 0 alone does."""
+    if not is_first_rank():
+        return
     if on_terminal():
         from tqdm import tqdm
 

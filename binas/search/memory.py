@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from binas.arch.supernet import Supernet
+from binas.run.distributed import smallest
 from binas.run.progress import say
 from binas.search.config import Phase, SearchConfig
 from binas.search.relaxation import Relaxation
@@ -14,6 +17,7 @@ from binas.search.state import SearchState
 from binas.search.step import BilevelStep, StepOptions
 from binas.train.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
 from binas.train.micro_batch import Batch
+from binas.train.scaling import rate_alone
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class StepMemory:
         config: of the search.
         temperatures: T of each cell kind.
         image_shape: channels, height, width.
-        batch_size: images in a step's batch.
+        batch_size: images in a step's batch, on this rank.
         device: where training runs.
     """
 
@@ -43,7 +47,8 @@ class StepMemory:
         """Chooses the micro-batch where it is `auto`, and prints the forecast."""
         forecast = self.forecast()
         if self.config.micro_batch == "auto" and self.state.micro_batch is None:
-            self.state.micro_batch = forecast.largest_micro_batch(self.batch_size) or self.batch_size
+            largest = forecast.largest_micro_batch(self.batch_size) or self.batch_size
+            self.state.micro_batch = smallest(largest)
             forecast = self.forecast(forecast.footprint)
             say(f"micro-batch: {self.state.micro_batch} of {self.batch_size} images at a time")
         announce(forecast, lambda: self.remedies(forecast))
@@ -83,10 +88,25 @@ class StepMemory:
             found.append(Remedy(f"--space.supernet.init_channels {channels // 2}", smaller, "another search"))
         return found
 
+    def rate_alone(self) -> float | None:
+        """Images a second of the passes of one rank while the others wait; None where there is one."""
+        with self._trial(self.phase.relaxation, self.config.checkpoint_cells) as backward:
+            return rate_alone(backward, *self._step())
+
     def _images(self) -> int:
         return min(self.state.micro_batch or self.batch_size, self.batch_size)
 
     def _footprint(self, relaxation: Relaxation, checkpoint_cells: bool) -> Footprint:
+        with self._trial(relaxation, checkpoint_cells) as backward:
+            return footprint(backward, *self._step())
+
+    def _step(self) -> tuple[Supernet, tuple[int, int, int], int, torch.device, int]:
+        supernet = self.state.supernet
+        return supernet, self.image_shape, supernet.num_classes, self.device, self._images()
+
+    @contextmanager
+    def _trial(self, relaxation: Relaxation, checkpoint_cells: bool) -> Iterator[Callable[[Batch], None]]:
+        """The passes of a step, without any update; alphas keep no gradient."""
         state, acceleration = self.state, self.config.acceleration
         ordinary = self.config.model_copy(
             update={"acceleration": acceleration.model_copy(update={"capture": "off"})}
@@ -108,14 +128,7 @@ class StepMemory:
             step.backward_only(batch, self.phase.trains)
 
         try:
-            return footprint(
-                backward,
-                state.supernet,
-                self.image_shape,
-                state.supernet.num_classes,
-                self.device,
-                self._images(),
-            )
+            yield backward
         finally:
             state.alphas.zero_grad(set_to_none=True)
             state.supernet.checkpoint_cells = before

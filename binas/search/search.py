@@ -16,9 +16,11 @@ from binas.arch.sample import random_genotype
 from binas.arch.space import SearchSpace
 from binas.binarize import set_progress
 from binas.data.batches import Batches
+from binas.data.image_set import Images
 from binas.data.opening import Data
 from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import save_checkpoint
+from binas.run.distributed import Distributed, first_says, num_ranks, number_of_ranks, rank
 from binas.run.files import write_atomic
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
@@ -29,10 +31,12 @@ from binas.search.config import Phase, SearchConfig
 from binas.search.memory import StepMemory
 from binas.search.state import KIND, Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions, diversity_weight
+from binas.train.data_parallel import check_replicas, settle
 from binas.train.loop import check_weights, run_epoch
 from binas.train.memory import memory_guard, report_peak
 from binas.train.micro_batch import Batch
 from binas.train.optimizer import set_learning_rate
+from binas.train.scaling import rate_values, rate_words
 
 MAX_NUMBERS = 100
 """Squares of a heat map that get their number written in; more would only cost time."""
@@ -43,40 +47,44 @@ class Search:
 
     Args:
         space: the search space.
-        config: phases, optimizers and parts.
+        config: phases, optimizers and parts; its batches are those of all ranks together.
         data: the images; its test split is not touched.
         seed: of everything random.
         device: where to train.
         plugins: loaded plug-ins; those that the space uses anything of are recorded in genotypes.
         provenance: what every genotype says about where it comes from.
         tensorboard: whether to write TensorBoard data too.
+        distributed: how ranks train together, where a launcher has started several.
     """
 
     def __init__(
         self, space: SearchSpace, config: SearchConfig, data: Data, seed: int, device: torch.device,
         plugins: tuple[PluginRecord, ...] = (), provenance: Mapping[str, Any] | None = None,
-        tensorboard: bool = True,
+        tensorboard: bool = True, distributed: Distributed | None = None,
     ) -> None:  # fmt: skip
         space.check_operations()
         self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
         self.plugins = records_for(space.registered_names(), plugins)
         self.provenance = dict(provenance or {})
-        self.builder = Builder(space, config, data.channels, data.num_classes, seed, device)
+        self.builder = Builder(
+            space, config, data.channels, data.num_classes, seed, device,
+            (distributed or Distributed()).sync_batch_norm,
+        )  # fmt: skip
         self.device, self.image_shape = device, (data.channels, *data.image_size)
-        train, validation = data.train(), data.search_validation()
-        augmentation = data.config.augmentation
-        on_device = config.acceleration.data_on_device
-        self.train_batches = Batches(
-            train, config.batch_size, device, data.mean, data.std, augmentation,
-            drop_last=len(train) > config.batch_size, on_device=on_device,
-        )  # fmt: skip
-        self.validation_batches = Batches(
-            validation, config.batch_size, device, data.mean, data.std, augmentation,
-            drop_last=len(validation) > config.batch_size, on_device=on_device,
-        )  # fmt: skip
-
+        self.train_batches = self._shared_out(data.train(), data)
+        self.validation_batches = self._shared_out(data.search_validation(), data)
+        self.rate_alone: float | None = None
+        """Images a second of one rank alone, to compare with."""
         self.start = self.builder.fresh()
+
+    def _shared_out(self, images: Images, data: Data) -> Batches:
+        size = self.config.batch_size
+        return Batches(
+            images, size, self.device, data.mean, data.std, data.config.augmentation,
+            drop_last=len(images) > size, on_device=self.config.acceleration.data_on_device,
+            part=(rank(), num_ranks()),
+        )  # fmt: skip
 
     def run(self, folder: RunFolder) -> Genotype:
         """The recommended genotype, written to the folder as `genotype.json`; goes on from a checkpoint.
@@ -85,7 +93,8 @@ class Search:
             folder: where genotypes, checkpoints and metrics go.
         """
         genotype = self._random() if self.config.strategy == "random" else self._gradient(folder)
-        write_atomic(folder.path / "genotype.json", genotype.to_json())
+        if folder.is_written_here:
+            write_atomic(folder.path / "genotype.json", genotype.to_json())
         return genotype
 
     def _random(self) -> Genotype:
@@ -95,26 +104,32 @@ class Search:
 
     def _gradient(self, folder: RunFolder) -> Genotype:
         state = self.start
-        if folder.checkpoint.exists():
+        if first_says(folder.checkpoint.exists()):
             state = self.builder.restored(folder.checkpoint)
             say(f"resumed the search after epoch {state.epoch}/{self.config.num_epochs()}")
-        log = MetricsLog(folder.path, state.epoch, tensorboard=self.tensorboard)
+        writes = folder.is_written_here
+        log = MetricsLog(folder.path, state.epoch, tensorboard=self.tensorboard, writes=writes)
         watch = Stopwatch()
         first = state.epoch
         try:
             for phase, epoch_in_phase in list(self._schedule())[state.epoch :]:
                 memory = self._memory(state, phase)
                 with memory_guard(f"search, phase '{phase.name}'", memory.forecast, memory.remedies):
-                    forecast = memory.prepare() if state.epoch == first or epoch_in_phase == 0 else None
+                    forecast = None
+                    if state.epoch == first or epoch_in_phase == 0:
+                        forecast, self.rate_alone = memory.prepare(), memory.rate_alone()
                     genotype = self._epoch(state, phase, log, watch)
                 if forecast is not None:
                     report_peak(forecast, self.device)
-                write_atomic(folder.path / "genotypes" / f"epoch_{state.epoch:04d}.json", genotype.to_json())
+                if writes:
+                    name = f"epoch_{state.epoch:04d}.json"
+                    write_atomic(folder.path / "genotypes" / name, genotype.to_json())
                 if epoch_in_phase == phase.epochs - 1 and phase.end is not None:
                     state = self.builder.edited(state, phase.end, self.temperatures(state.epoch - 1))
                     say(f"end of phase '{phase.name}': {_edit_words(state)}")
                 log.flush()
-                save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
+                if writes:
+                    save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
         finally:
             log.close()
         return parse_genotype(state.recommended, "checkpoint: recommended genotype")
@@ -122,7 +137,7 @@ class Search:
     def _memory(self, state: SearchState, phase: Phase) -> StepMemory:
         return StepMemory(
             state, phase, self.config.phases.index(phase), self.config, self.temperatures(state.epoch),
-            self.image_shape, min(self.config.batch_size, self.train_batches.num_images), self.device,
+            self.image_shape, self.train_batches.largest, self.device,
         )  # fmt: skip
 
     def _schedule(self) -> Iterator[tuple[Phase, int]]:
@@ -166,6 +181,7 @@ class Search:
             self._batches(epoch, phase), len(self.train_batches), stepper.step, description,
             self.config.acceleration.check_interval,
         )  # fmt: skip
+        settle(state.supernet)
         for trained in (state.supernet, state.alphas):
             check_weights(trained, description)
         watch.add()
@@ -173,20 +189,23 @@ class Search:
         with torch.no_grad():
             probabilities = {k: p.cpu() for k, p in state.alphas.probabilities(temperatures).items()}
         genotype = self._with_provenance(discretize(probabilities, self.space, self.plugins), epoch=epoch + 1)
+        check_replicas(state.alphas, f"{description}: alphas and genotype", genotype.hash())
         self._recommend(state, genotype, result.means)
         seconds_left = watch.remaining(total - state.epoch)
         entropy = float(mean_entropy(probabilities))
+        rates = rate_values(result.images_per_second, self.rate_alone)
         log.log(
             epoch, phase=phase.name, **result.means, entropy=entropy, temperature=temperatures,
             diversity=step.diversity, learning_rate=stepper.learning_rate, genotype=genotype.hash(),
-            operations=operation_counts(genotype),
-            time={"images_per_second": result.images_per_second, "seconds_left": seconds_left},
+            operations=operation_counts(genotype), time={**rates, "seconds_left": seconds_left},
+            **number_of_ranks(),
         )  # fmt: skip
-        self._show(log, epoch, probabilities, genotype)
+        if log.writes:
+            self._show(log, epoch, probabilities, genotype)
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
         say(
             f"{description}: {shown} entropy {entropy:.3f} T {temperatures['normal']:.3g} genotype"
-            f" {genotype.hash()}, {result.images_per_second:.0f} images/s, {eta(seconds_left)} left"
+            f" {genotype.hash()}, {rate_words(rates)}, {eta(seconds_left)} left"
         )
         if phase.trains != "weights":
             largest = largest_entropy(state.supernet.candidates)

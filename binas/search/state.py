@@ -20,7 +20,9 @@ from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.seeds import generator, seed_everything
 from binas.search.config import Edit, SearchConfig
 from binas.train.acceleration import MixedPrecision
+from binas.train.data_parallel import take_from_first
 from binas.train.model_file import load_weights
+from binas.train.sync_batch_norm import synchronise
 
 KIND = "search"
 
@@ -78,6 +80,7 @@ class Builder:
         in_channels, num_classes: of the data.
         seed: of weights and alphas.
         device: where to train.
+        sync_batch_norm: whether batch-norm sees the images of all ranks.
     """
 
     space: SearchSpace
@@ -86,6 +89,7 @@ class Builder:
     num_classes: int
     seed: int
     device: torch.device
+    sync_batch_norm: bool = True
 
     def fresh(self) -> SearchState:
         """The state before the first epoch."""
@@ -147,6 +151,8 @@ class Builder:
         alphas = Alphas(self.space, candidates, generator("cpu", self.seed, "alphas", purpose))
         supernet, alphas = supernet.to(self.device), alphas.to(self.device)
         supernet.checkpoint_cells = self.config.checkpoint_cells
+        take_from_first(supernet, alphas)
+        synchronise(supernet, self.sync_batch_norm)
         return SearchState(
             supernet,
             alphas,

@@ -19,8 +19,10 @@ from binas.search.relaxation import EdgeMix, Relaxation, draw_paths, single_path
 from binas.train.acceleration import MixedPrecision
 from binas.train.batch_norm import frozen_running_statistics
 from binas.train.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
+from binas.train.data_parallel import average_gradients
 from binas.train.loop import accuracy
 from binas.train.micro_batch import Batch, backward_in_parts
+from binas.train.sync_batch_norm import waits_for_ranks
 
 
 @contextmanager
@@ -90,6 +92,7 @@ class BilevelStep:
         self.alpha_optimizer.zero_grad(set_to_none=True)
         with frozen(self.supernet), self._statistics():
             values = self._alpha_backward(batch)
+        average_gradients(self.alpha_optimizer)
         self.options.alpha_precision.step(self.alpha_optimizer)
         return values
 
@@ -98,6 +101,7 @@ class BilevelStep:
         self._draw("weight")
         self.weight_optimizer.zero_grad(set_to_none=True)
         values = self._weight_backward(batch)
+        average_gradients(self.weight_optimizer)
         self.options.weight_precision.step(
             self.weight_optimizer, self.supernet.parameters(), self.config.clip_grad_norm
         )
@@ -164,6 +168,8 @@ class BilevelStep:
             obstacle = "a single path is another program in each step"
         elif self.config.checkpoint_cells:
             obstacle = "cells are computed twice (search.checkpoint_cells)"
+        elif waits_for_ranks(self.supernet):
+            obstacle = "batch-norm waits for other ranks (distributed.sync_batch_norm)"
         device = next(self.supernet.parameters()).device
         choice = capture_choice(self.config.acceleration.capture, device, obstacle)
         if choice == "compile":

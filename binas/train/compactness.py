@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from binas.config import Config
 from binas.errors import UserError
+from binas.run.distributed import total
 
 
 class Compactness(Config):
@@ -42,6 +43,8 @@ class Centres(nn.Module):
     """
 
     centres: Tensor
+    across_ranks: bool = False
+    """Whether centres move by the images of all ranks that train together."""
 
     def __init__(self, num_classes: int, features: int, config: Compactness) -> None:
         super().__init__()
@@ -60,8 +63,10 @@ class Centres(nn.Module):
     def _move(self, features: Tensor, chosen: Tensor, labels: Tensor) -> None:
         # by a matrix instead of index_add_, which has no repeatable order of sums on every device
         member = nn.functional.one_hot(labels, len(self.centres)).to(features.dtype)
-        counts = member.sum(dim=0).unsqueeze(1)
-        self.centres -= self.config.rate * (member.T @ (chosen - features)) / (1 + counts)
+        counts, moves = member.sum(dim=0).unsqueeze(1), member.T @ (chosen - features)
+        if self.across_ranks:
+            counts, moves = total(counts), total(moves)
+        self.centres -= self.config.rate * moves / (1 + counts)
 
 
 def centred_layer(model: nn.Module, config: Compactness) -> tuple[str, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from binas.data.batches import Batches
+from binas.run.distributed import num_ranks, rank, total
 from binas.run.nan import check_finite
 from binas.run.progress import Stopwatch, progress
 
@@ -27,7 +28,7 @@ class EpochResult:
 
     Args:
         means: mean over all images of each value that the steps returned.
-        images_per_second: rate of the whole epoch.
+        images_per_second: rate of the whole epoch, of all ranks together.
         seconds: wall time.
     """
 
@@ -42,6 +43,7 @@ def run_epoch(
     step: Callable[[B], tuple[int, Mapping[str, Tensor]]],
     description: str,
     check_interval: int = CHECK_INTERVAL,
+    in_step: bool = True,
 ) -> EpochResult:
     """Calls `step` on every batch and averages the values that it returns.
 
@@ -52,6 +54,7 @@ def run_epoch(
             batch; those whose name contains `loss` are checked for NaN.
         description: of the work, for the progress bar and for errors.
         check_interval: steps between two looks at the values.
+        in_step: whether all ranks make as many steps; otherwise values are only looked at in the end.
     Raises:
         UserError: a loss is not finite.
     """
@@ -63,20 +66,24 @@ def run_epoch(
             weighted = value.detach() * count
             sums[name] = sums[name] + weighted if name in sums else weighted
         watch.add(count)
-        if position % check_interval == 0 or position == 1:
+        if in_step and (position % check_interval == 0 or position == 1):
             _check(sums, watch.count, f"{description}, step {position}")
-    means = _check(sums, watch.count, description)
-    return EpochResult(means, watch.rate, watch.seconds)
+    means, count = _check(sums, watch.count, description)
+    seconds = watch.seconds
+    return EpochResult(means, count / max(seconds, 1e-9), seconds)
 
 
-def _check(sums: Mapping[str, Tensor], count: float, where: str) -> dict[str, float]:
+def _check(sums: Mapping[str, Tensor], count: float, where: str) -> tuple[dict[str, float], float]:
+    """The mean of each value over the images of all ranks, and how many these are."""
     # one read for all, because each one waits for the device
-    totals = torch.stack([total.double() for total in sums.values()]).tolist() if sums else []
-    means = {name: total / max(count, 1) for name, total in zip(sums, totals, strict=True)}
+    totals = torch.stack([value.double() for value in sums.values()]).tolist() if sums else []
+    if num_ranks() > 1:
+        *totals, count = total(torch.tensor([*totals, count], dtype=torch.float64)).tolist()
+    means = {name: value / max(count, 1) for name, value in zip(sums, totals, strict=True)}
     for name, mean in means.items():
         if "loss" in name:
             check_finite(mean, f"{where}: {name.replace('_', ' ')}")
-    return means
+    return means, count
 
 
 def check_weights(model: nn.Module, where: str) -> None:
@@ -99,7 +106,10 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 def evaluate(
     model: nn.Module, batches: Batches, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, float]:
-    """Mean loss and accuracy of a model in evaluation mode; no parameter or statistic changes."""
+    """Mean loss and accuracy of a model in evaluation mode; no parameter or statistic changes.
+
+    Ranks share out the batches; where there is not one for each, all compute all.
+    """
     was_training = model.training
     model.eval()
 
@@ -108,6 +118,10 @@ def evaluate(
         logits = model(images)
         return len(labels), {"loss": loss(logits, labels), "accuracy": accuracy(logits, labels)}
 
-    result = run_epoch(batches.epoch(0, shuffle=False), len(batches), step, "evaluation")
+    every = (rank(), num_ranks()) if len(batches) >= num_ranks() else (0, 1)
+    shared = batches.epoch(0, shuffle=False, every=every)
+    result = run_epoch(
+        shared, len(range(len(batches))[every[0] :: every[1]]), step, "evaluation", in_step=False
+    )
     model.train(was_training)
     return result.means

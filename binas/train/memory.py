@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from binas.errors import UserError
+from binas.run.distributed import num_local_ranks
 from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
 from binas.run.memory_meter import peak_of
 from binas.run.module_state import buffers_unchanged
 from binas.run.progress import say
 from binas.train.micro_batch import Batch
+from binas.train.sync_batch_norm import each_rank_alone
 
 PROBES = ((24, 32), (4, 8))
 """Images of the two steps that are measured: as many as make fast paths pay, or else few."""
@@ -60,7 +62,7 @@ def footprint(
         images = torch.zeros(count, *image_shape, device=device)
         labels = torch.arange(count, device=device) % num_classes
         try:
-            with buffers_unchanged(module):
+            with each_rank_alone(module), buffers_unchanged(module):
                 return peak_of(lambda: backward((images, labels)), device)
         finally:
             module.zero_grad(set_to_none=True)
@@ -195,7 +197,10 @@ def forecast_of(
 ) -> Forecast:
     """The forecast at this moment."""
     kept = sum(optimizer_bytes(optimizer) for optimizer in optimizers)
-    return Forecast(step, images, kept, used_bytes(device), available_bytes(device))
+    available = available_bytes(device)
+    if available is not None and device.type == "cpu":
+        available //= num_local_ranks()
+    return Forecast(step, images, kept, used_bytes(device), available)
 
 
 @contextmanager

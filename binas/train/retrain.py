@@ -27,20 +27,24 @@ from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
+from binas.run.distributed import Distributed, first_says, num_ranks, number_of_ranks, rank
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
+from binas.train.data_parallel import check_replicas, settle, take_from_first
 from binas.train.flips import flip_ratio, weight_codes
 from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
 from binas.train.memory import Forecast, memory_guard, report_peak
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights
 from binas.train.objective import Objective
 from binas.train.positive_share import PositiveShares
+from binas.train.scaling import rate_values, rate_words
 from binas.train.stage import RetrainConfig, StageConfig
 from binas.train.stage_memory import StageMemory
 from binas.train.stepper import Stepper
+from binas.train.sync_batch_norm import synchronise
 from binas.train.teacher import open_teacher
 
 
@@ -63,12 +67,13 @@ class Retraining:
 
     Args:
         genotype: what to train: a genotype, or the choice of a published network.
-        config: the recipe.
+        config: the recipe; its batches are those of all ranks together.
         data: the images; its test split is not touched.
         seed: of weights, order and augmentation.
         device: where to train.
         tensorboard: whether to write TensorBoard data too.
         plugins: loaded plug-ins; those that the stages use are recorded in the checkpoint.
+        distributed: how ranks train together, where a launcher has started several.
     Raises:
         UserError: the recipe does not fit the genotype, or a stage's initial checkpoint is missing or of
             another network.
@@ -77,6 +82,7 @@ class Retraining:
     def __init__(
         self, genotype: Genotype | ModelChoice, config: RetrainConfig, data: Data, seed: int,
         device: torch.device, tensorboard: bool = True, plugins: tuple[PluginRecord, ...] = (),
+        distributed: Distributed | None = None,
     ) -> None:  # fmt: skip
         self.config, self.data, self.seed, self.device = config, data, seed, device
         self.tensorboard = tensorboard
@@ -85,6 +91,8 @@ class Retraining:
         self.structure = _structure(genotype, config, self.stages, data, plugins)
         seed_everything(seed, "weights")
         self.network = self.structure.build_network().to(device)
+        self.sync_batch_norm = (distributed or Distributed()).sync_batch_norm
+        synchronise(self.network, self.sync_batch_norm)
         if isinstance(self.network, Trunk):
             self.network.checkpoint_cells = config.checkpoint_cells
         elif config.checkpoint_cells:
@@ -101,7 +109,7 @@ class Retraining:
             train, config.batch_size, device, data.mean, data.std, data.config.augmentation,
             # a single image has no batch statistics where a layer's output is one pixel
             drop_last=len(train) % config.batch_size == 1 and len(train) > 1,
-            on_device=config.acceleration.data_on_device,
+            on_device=config.acceleration.data_on_device, part=(rank(), num_ranks()),
         )  # fmt: skip
         self.validation_batches = (
             Batches(validation, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
@@ -109,15 +117,18 @@ class Retraining:
             else None
         )
         self.position = Position()
+        self.rate_alone: float | None = None
+        """Images a second of one rank alone, to compare with."""
         self.optimizer: torch.optim.Optimizer | None = None
         self.objective: Objective | None = None
 
     def run(self, folder: RunFolder) -> dict[str, Any]:
         """Trains to the end, from the folder's checkpoint where there is one; gives what was reached."""
-        resumed = self._restore(folder.checkpoint) if folder.checkpoint.exists() else False
+        resumed = self._restore(folder.checkpoint) if first_says(folder.checkpoint.exists()) else False
         for stage in self.stages[self.position.stage + 1 :]:
             self._objective(stage).close()  # a teacher that does not fit is told before any training
-        log = MetricsLog(folder.path, self.position.step, tensorboard=self.tensorboard)
+        writes = folder.is_written_here
+        log = MetricsLog(folder.path, self.position.step, tensorboard=self.tensorboard, writes=writes)
         watch = Stopwatch()
         try:
             while self.position.stage < len(self.stages):
@@ -138,12 +149,14 @@ class Retraining:
         forecast = None
         if self.position.epoch < stage.epochs:
             forecast, self.position.micro_batch = memory.prepare(self.position.micro_batch)
+            self.rate_alone = memory.rate_alone(self.position.micro_batch)
         while self.position.epoch < stage.epochs and not self._on_plateau(stage):
             self._epoch(stage, log, watch)
             log.flush()
-            if self._is_best:  # before the checkpoint: a kill in between repeats the epoch
+            if self._is_best and log.writes:  # before the checkpoint: a kill in between repeats the epoch
                 self._save(folder.best)
-            self._save(folder.checkpoint)
+            if log.writes:
+                self._save(folder.checkpoint)
             if forecast is not None:
                 report_peak(forecast, self.device)
                 forecast = None
@@ -156,7 +169,7 @@ class Retraining:
         memory = StageMemory(
             self.network, self.optimizer, self.objective, stage, self.config,
             (self.data.channels, *self.data.image_size), self.structure.num_classes,
-            min(self.config.batch_size, self.train_batches.num_images), self.device,
+            self.train_batches.largest, self.device,
         )  # fmt: skip
 
         def forecast() -> Forecast:
@@ -181,6 +194,7 @@ class Retraining:
             images = next(iter(self.train_batches.epoch(order)))[0]
             carried += f", binary weights of {stage.hashing.apply(self.network, images)} layers hashed"
         self.objective = self._objective(stage)
+        take_from_first(self.network, self.objective.trained)
         self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
         say(
             f"stage {number}/{len(self.stages)} '{stage.name}': {stage.precision_words()};"
@@ -190,7 +204,7 @@ class Retraining:
 
     def _epoch(self, stage: StageConfig, log: MetricsLog, watch: Stopwatch) -> None:
         position = self.position
-        assert self.optimizer is not None
+        assert self.optimizer is not None and self.objective is not None
         seed_everything(self.seed, "retrain", stage.name, position.epoch)
         self.network.train()
         set_progress(self.network, position.epoch / stage.epochs)
@@ -208,7 +222,9 @@ class Retraining:
             self.train_batches.epoch(order), len(self.train_batches), stepper.step, description,
             self.config.acceleration.check_interval,
         )  # fmt: skip
+        settle(self.network, self.objective.trained)
         check_weights(self.network, description)
+        check_replicas(self.network, f"{description}: the weights")
         values = {f"train_{name}": value for name, value in result.means.items()}
         flips = flip_ratio(codes, weight_codes(self.network))
         values |= binary if flips is None else {**binary, "flip_ratio": flips}
@@ -221,14 +237,15 @@ class Retraining:
         self._count_plateau(values)
         watch.add()
         left = self._epochs_left()
+        rates = rate_values(result.images_per_second, self.rate_alone)
         log.log(
             position.step, stage=stage.name, epoch=position.epoch, **values,
             learning_rate=stepper.learning_rate,
-            time={"images_per_second": result.images_per_second, "seconds_left": watch.remaining(left - 1)},
+            time={**rates, "seconds_left": watch.remaining(left - 1)}, **number_of_ranks(),
         )  # fmt: skip
         shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         time_left = eta(watch.remaining(left - 1))
-        say(f"{description}: {shown}, {result.images_per_second:.0f} images/s, {time_left} left")
+        say(f"{description}: {shown}, {rate_words(rates)}, {time_left} left")
         position.epoch += 1
         position.step += 1
         done = [result for result in position.stage_results if result["stage"] != stage.name]
@@ -285,7 +302,9 @@ class Retraining:
         if stage.teacher is not None:
             seed_everything(self.seed, "teacher", stage.name)
             teacher = open_teacher(stage.teacher, self.structure, self.plugins, self.device)
-        return Objective(stage, self.network, self.structure.num_classes, teacher)
+        objective = Objective(stage, self.network, self.structure.num_classes, teacher)
+        synchronise(objective.trained, self.sync_batch_norm)
+        return objective
 
     def _count_plateau(self, values: Mapping[str, float]) -> None:
         position = self.position

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from binas.arch.trunk import Trunk
+from binas.run.distributed import smallest
 from binas.run.progress import say
 from binas.train.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
+from binas.train.micro_batch import Batch
 from binas.train.objective import Objective
+from binas.train.scaling import rate_alone
 from binas.train.stage import RetrainConfig, StageConfig
 from binas.train.stepper import Stepper
 
@@ -24,7 +29,7 @@ class StageMemory:
         stage, config: settings.
         image_shape: channels, height, width.
         num_classes: of the data.
-        batch_size: images in a step.
+        batch_size: images in a step, on this rank.
         device: where training runs.
     """
 
@@ -42,7 +47,7 @@ class StageMemory:
         """Prints the forecast; gives it and the micro-batch, chosen now if it is `auto`."""
         forecast = self.forecast(micro_batch)
         if self.config.micro_batch == "auto" and micro_batch is None:
-            micro_batch = forecast.largest_micro_batch(self.batch_size) or self.batch_size
+            micro_batch = smallest(forecast.largest_micro_batch(self.batch_size) or self.batch_size)
             forecast = self.forecast(micro_batch, forecast.footprint)
             say(f"micro-batch: {micro_batch} of {self.batch_size} images at a time")
         announce(forecast, lambda: self.remedies(forecast))
@@ -75,7 +80,20 @@ class StageMemory:
             found.append(Remedy(setting, smaller, "another network"))
         return found
 
+    def rate_alone(self, micro_batch: int | None) -> float | None:
+        """Images a second of the passes of one rank while the others wait; None where there is one."""
+        images = min(micro_batch or self.batch_size, self.batch_size)
+        with self._trial(self.config.checkpoint_cells) as (backward, modules):
+            return rate_alone(backward, modules, self.image_shape, self.num_classes, self.device, images)
+
     def _footprint(self, checkpoint_cells: bool) -> Footprint:
+        with self._trial(checkpoint_cells) as (backward, modules):
+            sizes = self.image_shape, self.num_classes, self.device, self.batch_size
+            return footprint(backward, modules, *sizes)
+
+    @contextmanager
+    def _trial(self, checkpoint_cells: bool) -> Iterator[tuple[Callable[[Batch], object], nn.Module]]:
+        """The passes of a step, without any update, and what they train."""
         acceleration = self.config.acceleration.model_copy(update={"capture": "off"})
         config = self.config.model_copy(update={"acceleration": acceleration})
         stepper = Stepper(
@@ -88,9 +106,7 @@ class StageMemory:
         if isinstance(self.network, Trunk):
             self.network.checkpoint_cells = checkpoint_cells
         try:
-            return footprint(
-                stepper.backward, modules, self.image_shape, self.num_classes, self.device, self.batch_size
-            )
+            yield stepper.backward, modules
         finally:
             if isinstance(self.network, Trunk):
                 self.network.checkpoint_cells = before

@@ -11,11 +11,13 @@ from binas.arch.network import Network
 from binas.binarize import ActivationBinarizer, WeightBinarizer, after_optimizer_step, set_progress
 from binas.train.acceleration import MixedPrecision
 from binas.train.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
+from binas.train.data_parallel import average_gradients
 from binas.train.loop import accuracy
 from binas.train.micro_batch import Batch, backward_in_parts
 from binas.train.objective import Objective
 from binas.train.optimizer import set_learning_rate
 from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.sync_batch_norm import waits_for_ranks
 
 
 class Stepper:
@@ -56,6 +58,7 @@ class Stepper:
             self.network.drop_rate = self.config.drop_path * progress
         self.optimizer.zero_grad(set_to_none=True)
         values = self._backward(batch)
+        average_gradients(self.optimizer)
         self.precision.step(self.optimizer, self.network.parameters(), self.stage.clip_grad_norm)
         after_optimizer_step(self.network, self.stage.weight_clipping)
         self.done += 1
@@ -93,6 +96,8 @@ class Stepper:
         """Why a step is not the same program each time."""
         if self.config.checkpoint_cells:
             return "cells are computed twice (retrain.checkpoint_cells)"
+        if waits_for_ranks(nn.ModuleList([self.network, self.objective.trained])):
+            return "a step waits for other ranks (distributed.sync_batch_norm)"
         if self.config.drop_path:
             return "the rate of drop-path moves with every step"
         if self.stage.teacher is not None or self.stage.compactness is not None:

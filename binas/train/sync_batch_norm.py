@@ -1,0 +1,140 @@
+"""Batch-norm over the images of all ranks: its statistics are those that one process would see.
+
+Modules stay what they are, so names, types and checkpoints do not change; only their forward is another one.
+On CUDA torch's own synchronised batch-norm computes, which refuses tensors of the CPU; there it is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from binas.run.distributed import num_ranks, total
+from binas.train.batch_norm import batch_norms
+
+
+class _Normalize(torch.autograd.Function):
+    """Batch-norm whose sum, square sum and count, and the two sums of its gradient, are added up over ranks.
+
+    forward   y = weight·n + bias,  n = (x − mean) / sqrt(variance + ε), over images and pixels of all
+    backward  dL/dx = weight / sqrt(variance + ε) · (g − mean(g) − n·mean(g·n)), g = dL/dy, means over all;
+              dL/dweight and dL/dbias are this rank's part: gradients of parameters are averaged later
+
+    Shape: (N, C, ...), (C,), (C,) -> (N, C, ...); mean and variance (C,) and the count () of float64.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+        variance, mean = torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)
+        center, count = mean.double(), float(x.numel() // x.shape[1])
+        # the square sum is taken around this rank's mean first: large means would drown it otherwise
+        sums = torch.stack([center, variance.double() + center.square(), torch.ones_like(center)])
+        sums = total(sums * count)
+        everywhere = sums[2]
+        middle = sums[0] / everywhere
+        spread = (sums[1] / everywhere - middle.square()).clamp_min(0)
+        mean, variance = middle.to(wide.dtype), spread.to(wide.dtype)
+        y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(spread + epsilon).to(wide.dtype), everywhere)
+        ctx.mark_non_differentiable(middle, spread, everywhere)
+        return y, middle, spread, everywhere[0]
+
+    @staticmethod
+    def backward(ctx: Any, by_y: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        x, weight, mean, factor, everywhere = ctx.saved_tensors
+        dims, shape = [0, *range(2, x.dim())], (1, -1, *(1,) * (x.dim() - 2))
+        g = by_y.to(mean.dtype)
+        n = (x - mean.view(shape)) * factor.view(shape)
+        own = torch.stack([g.sum(dims, dtype=torch.float64), (g * n).sum(dims, dtype=torch.float64)])
+        middle, along = (total(own.clone()) / everywhere).to(mean.dtype)
+        scale = factor if weight is None else factor * weight
+        by_x = (g - middle.view(shape) - n * along.view(shape)) * scale.view(shape)
+        if weight is None:
+            return by_x.to(x.dtype), None, None, None
+        return by_x.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+
+
+class _Forward:
+    """The forward of a batch-norm that looks at all ranks while it trains."""
+
+    def __init__(self, module: _BatchNorm) -> None:
+        self.module = module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module = self.module
+        if not (module.training and module.across_ranks and num_ranks() > 1):
+            return type(module).forward(module, x)
+        running = (module.running_mean, module.running_var) if module.track_running_stats else (None, None)
+        rate = 0.0
+        if running[0] is not None and module.num_batches_tracked is not None:
+            module.num_batches_tracked.add_(1)
+            rate = module.momentum if module.momentum is not None else 1 / float(module.num_batches_tracked)
+        if x.is_cuda:
+            return _on_cuda(module, x, running, rate)
+        y, mean, variance, count = _Normalize.apply(x, module.weight, module.bias, module.eps)
+        if count < 2:
+            raise ValueError(
+                f"batch-norm needs more than one value for each channel in training: {tuple(x.shape)}"
+            )
+        if running[0] is not None and running[1] is not None:
+            with torch.no_grad():
+                running[0].mul_(1 - rate).add_(mean.to(running[0].dtype), alpha=rate)
+                unbiased = variance * (count / (count - 1))
+                running[1].mul_(1 - rate).add_(unbiased.to(running[1].dtype), alpha=rate)
+        return y  # type: ignore[no-any-return]
+
+
+def _on_cuda(
+    module: _BatchNorm, x: Tensor, running: tuple[Tensor | None, Tensor | None], rate: float
+) -> Tensor:
+    from torch.nn.modules._functions import SyncBatchNorm
+
+    return SyncBatchNorm.apply(  # type: ignore[no-any-return, no-untyped-call]
+        x, module.weight, module.bias, *running, module.eps, rate, dist.group.WORLD, num_ranks()
+    )
+
+
+def synchronise(model: nn.Module, batch_norm: bool = True) -> None:
+    """Makes batch-norms, and whatever else of a model declares `across_ranks`, look at all ranks in training.
+
+    Nothing changes where there is a single one.
+
+    Args:
+        batch_norm: False leaves batch-norms to the images of their own rank.
+    """
+    if num_ranks() == 1:
+        return
+    for module in batch_norms(model) if batch_norm else []:
+        module.across_ranks = True  # type: ignore[assignment]
+        module.forward = _Forward(module)  # type: ignore[method-assign]
+    for module in model.modules():
+        if hasattr(module, "across_ranks"):
+            module.across_ranks = True  # type: ignore[assignment]
+
+
+@contextmanager
+def each_rank_alone(model: nn.Module) -> Iterator[None]:
+    """Inside, no module waits for other ranks: for trials that not all of them make."""
+    together = [module for module in model.modules() if getattr(module, "across_ranks", False)]
+    for module in together:
+        module.across_ranks = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in together:
+            module.across_ranks = True  # type: ignore[assignment]
+
+
+def waits_for_ranks(model: nn.Module) -> bool:
+    """Whether a forward pass of the model waits for other ranks."""
+    return any(getattr(module, "across_ranks", False) for module in model.modules())
