@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from binas.binarize import Binarization, BinaryConv2d, binary_convolutions
+from binas.binarize import Binarization, binary_convolutions
 from binas.binarize.catalogue import EXAMPLE_CHANNELS, EXAMPLE_SHAPE
 from binas.config import build, merged, read_mapping
 from binas.data.config import DataConfig
@@ -66,9 +66,7 @@ def small_network(options: WidthOptions, task: Task) -> nn.Module:
 
 
 def recipes(path: Path = RECIPES) -> Settings:
-    """Everything that is trained, as the file says it; the network is registered under its name."""
-    if MODEL not in MODELS:
-        register_models(small_network, {MODEL: WidthOptions()}, Binarization(), "the network of the bake-off")
+    """Everything that is trained, as the file says it."""
     return read_mapping(path)
 
 
@@ -107,9 +105,12 @@ def _with_epochs(value: Any, times: float) -> Any:
 def digest(settings: Settings, name: str, data: str) -> str:
     """A word that changes with the recipe of a row and with the code of its binarizers, not with comments."""
     entry = settings["entries"][name]
-    config = training(settings, entry, data).model_dump(mode="json")
+    family = settings["families"][entry["family"]]["stages"]
+    chosen = settings["data"][data]
+    recipe = [entry, family, settings["batch_size"], chosen["settings"], chosen["times_epochs"], CHANNELS]
     code = [_code(inspect.getsourcefile(type(part)) or "") for part in _binarizers(binarization(entry))]
-    parts = [json.dumps([entry, config, settings["data"][data]["settings"]], sort_keys=True), *sorted(code)]
+    # as written, not as read: a new setting of the package is no change of a recipe
+    parts = [json.dumps(recipe, sort_keys=True), *sorted(code)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -179,6 +180,8 @@ def measure(
 
 
 def _retraining(entry: Mapping[str, Any], config: RetrainConfig, images: Data, seed: int) -> Retraining:
+    if MODEL not in MODELS:
+        register_models(small_network, {MODEL: WidthOptions()}, Binarization(), "the network of the bake-off")
     options = {key: entry[key] for key in ("real", "width") if key in entry}
     choice = ModelChoice.model_validate({"name": MODEL, **options})
     retraining = Retraining(choice, config, images, seed, CPU, tensorboard=False)
@@ -220,8 +223,3 @@ class _Turn:
         for _ in range(STEPS):
             self.stepper.step(self.batch)
         return time.process_time() - start
-
-
-def num_binary_weights(network: nn.Module) -> int:
-    """Weights of all binary convolutions."""
-    return sum(m.weight.numel() for m in network.modules() if isinstance(m, BinaryConv2d))
