@@ -20,7 +20,7 @@ A run, from nothing to a checked binary network:
   binas check runs/first_retrained/checkpoint.pt
   binas profile runs/first/genotype.json
 
-`binas COMMAND --help` lists what a command takes; for search, retrain and data also every key of a
+`binas COMMAND --help` lists what a command takes; for search, evolve, retrain and data also every key of a
 recipe, each of which can be given as --key.subkey VALUE.
 """
 
@@ -73,7 +73,7 @@ def _run(words: list[str]) -> int:
     parsers = _Parsers()
     overrides: dict[str, Any] = {}
     command = next((word for word in words if not word.startswith("-")), None)
-    if command in ("search", "retrain", "data", "profile"):
+    if command in ("search", "evolve", "retrain", "data", "profile"):
         if command != "profile" and ("-h" in words or "--help" in words):
             parsers.add_keys(command)
         words, overrides = parsers.split_overrides(command, words)
@@ -106,6 +106,7 @@ class _Parsers:
         self.flags: dict[str, dict[str, bool]] = {}
         self.by_name: dict[str, argparse.ArgumentParser] = {}
         _add_search(self)
+        _add_evolve(self)
         _add_retrain(self)
         _add_eval(self)
         _add_squeeze(self)
@@ -215,6 +216,23 @@ def _add_search(parsers: _Parsers) -> None:
     command.add("recipe", nargs="?", metavar="CONFIG", help="the same as --config")
     _run_options(command)
     command.add("--strategy", choices=("gradient", "random"), help="short for --search.strategy")
+
+
+def _add_evolve(parsers: _Parsers) -> None:
+    command = parsers.command(
+        "evolve",
+        "evolve the widths or groups of a published network or a genotype",
+        "Writes a Pareto front of accuracy and operations; its networks are files for retrain.\n"
+        "With --storage any number of workers, on any machines, share one population.",
+    )
+    command.add("recipe", nargs="?", metavar="CONFIG", help="the same as --config")
+    command.add("--genotype", metavar="FILE", help="a genotype whose cells are widened, in place of a model")
+    command.add("--random", action="store_true", help="short for --evolve.strategy random: the control")
+    command.add(
+        "--storage", metavar="FILE|URL", help="what workers share: a file, or postgresql://user:…@host/database"
+    )
+    command.add("--study", metavar="NAME", help="which population of the storage")
+    _run_options(command)
 
 
 def _add_retrain(parsers: _Parsers) -> None:

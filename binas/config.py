@@ -228,7 +228,12 @@ def load(model: type[ModelT], path: Path, overrides: Mapping[str, Any] | None = 
 
 def dump(config: Config) -> str:
     """The YAML text that loads to an equal model."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dump_mapping(config.model_dump(mode="json"))
+
+
+def dump_mapping(mapping: Mapping[str, Any]) -> str:
+    """The YAML text that loads to these plain values."""
+    return yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _explain(model: type[Config], details: Mapping[str, Any], source: str) -> str:

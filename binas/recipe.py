@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from binas.arch.space import SearchSpace, space_mapping
 from binas.config import Config, build, find_file, read_mapping, with_override
 from binas.data.config import DataConfig
+from binas.evolve.config import EvolveConfig
 from binas.models import ModelChoice
 from binas.run.distributed import Distributed
 from binas.search.config import SearchConfig
@@ -65,6 +66,7 @@ class Recipe(Config):
     )
     """Name or file of a search space, or a mapping that changes a `base`."""
     search: SearchConfig = SearchConfig()
+    evolve: EvolveConfig = EvolveConfig()
     model: ModelChoice | None = None
     """A published network to retrain in place of a genotype: its name, or {name: …, stem: cifar, …}."""
     retrain: RetrainConfig = RetrainConfig()

@@ -18,13 +18,13 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
     "errors", "registry", "config", "plugins", "run", "binarize", "ops", "arch", "models", "data", "profile",
     "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe", "profiling", "session",
-    "commands", "cli", "__main__",
+    "evolving", "commands", "cli", "__main__",
 ]  # fmt: skip
 """Rooms from the ground up; a module imports from its own room and from those before it."""
-HEAVY = ("matplotlib", "sklearn", "skimage", "tensorboard", "torchvision", "networkx", "graphviz")
+HEAVY = ("matplotlib", "sklearn", "skimage", "tensorboard", "torchvision", "networkx", "graphviz", "optuna")
 PURE = [
     "arch.network", "arch.sample", "binarize", "ops", "ops.check", "config", "registry", "plugins",
-    "data.config", "search.config", "train.stage", "recipe", "cli", "commands",
+    "data.config", "search.config", "evolve.config", "train.stage", "recipe", "cli", "commands",
 ]  # fmt: skip
 """Modules that every command needs, and that none of the heavy libraries may slow down."""
 

@@ -1,0 +1,1 @@
+"""Evolution over what a fixed topology leaves open: widths of layers, groups of convolutions."""

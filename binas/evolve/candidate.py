@@ -1,0 +1,103 @@
+"""The short training of a candidate, on the train split, and its accuracy on the search-validation split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from binas.binarize import set_progress
+from binas.data.batches import Batches
+from binas.data.opening import Data
+from binas.errors import UserError
+from binas.evolve.genome import Genome
+from binas.evolve.problem import Problem
+from binas.run.seeds import derive_seed, seed_everything
+from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
+from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.stepper import Stepper
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What an evaluation says of a candidate.
+
+    Args:
+        accuracy: on the search-validation split, in [0, 1].
+        loss: there, in the same stage; None where training left the numbers.
+        note: what a person should know.
+    """
+
+    accuracy: float
+    loss: float | None
+    note: str = ""
+
+
+class ShortTraining:
+    """Trains each candidate for a short time; what it draws depends on the seed and the trial's number only.
+
+    Args:
+        problem: what genomes stand for.
+        config: the training.
+        data: the images.
+        seed: of weights, order and augmentation.
+        device: where to train.
+    """
+
+    def __init__(
+        self, problem: Problem, config: RetrainConfig, data: Data, seed: int, device: torch.device
+    ) -> None:
+        self.problem, self.config, self.seed, self.device = problem, config, seed, device
+        self.train = training_batches(data, config.batch_size, device, config)
+        self.validation = validation_batches(data, device)
+
+    def __call__(self, genome: Genome, number: int) -> Judgement:
+        """The accuracy of a genome's network; 0 where its training does not converge to numbers."""
+        stages = self.problem.stages
+        seed_everything(self.seed, "candidate weights", number)
+        network = self.problem.structure(genome, stages).build_network().to(self.device)
+        try:
+            for stage in stages:
+                self._stage(network, stage, number)
+        except UserError as error:
+            return Judgement(0.0, None, f"not trained to the end: {error}".splitlines()[0])
+        result = evaluate(network, self.validation, stages[-1].loss)
+        return Judgement(result["accuracy"], result["loss"])
+
+    def _stage(self, network: nn.Module, stage: StageConfig, number: int) -> None:
+        stage.apply(network)
+        optimizer = stage.optimizer.build_for(network)
+        precision = self.config.acceleration.precision(self.device)
+        micro_batch = self.config.micro_batch if isinstance(self.config.micro_batch, int) else None
+        for epoch in range(stage.epochs):
+            purpose = ("candidate", number, stage.name, epoch)
+            seed_everything(self.seed, *purpose)
+            network.train()
+            set_progress(network, epoch / stage.epochs)
+            stage.begin_epoch(network, epoch)
+            stepper = Stepper(
+                network, optimizer, stage, self.config, epoch, len(self.train), None, micro_batch, precision
+            )
+            where = f"candidate {number}, {stage.name} epoch {epoch + 1}/{stage.epochs}"
+            batches = self.train.epoch(derive_seed(self.seed, "order", *purpose))
+            run_epoch(batches, len(self.train), stepper.step, where, self.config.acceleration.check_interval)
+            check_weights(network, where)
+        set_progress(network, 1.0)
+
+
+def training_batches(
+    data: Data, batch_size: int, device: torch.device, config: RetrainConfig | None = None
+) -> Batches:
+    """The train split, augmented; a last batch of a single image is left out: it has no statistics."""
+    images = data.train()
+    return Batches(
+        images, batch_size, device, data.mean, data.std, data.config.augmentation,
+        drop_last=len(images) % batch_size == 1 and len(images) > 1,
+        on_device="auto" if config is None else config.acceleration.data_on_device,
+    )  # fmt: skip
+
+
+def validation_batches(data: Data, device: torch.device) -> Batches:
+    """The search-validation split as it is."""
+    return Batches(data.search_validation(), EVALUATION_BATCH_SIZE, device, data.mean, data.std)

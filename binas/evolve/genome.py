@@ -1,0 +1,77 @@
+"""Genomes of fixed length: one choice for each gene, as positions in the gene's list of choices."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Choice = float | int | str
+Genome = tuple[int, ...]
+"""For each gene the position of its choice."""
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One place of a genome.
+
+    Args:
+        name: what it decides, `ratios.3` for example; its key in the storage.
+        choices: what stands there, ascending where they are numbers.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class GenomeSpace:
+    """All genomes over these genes."""
+
+    genes: tuple[Gene, ...]
+
+    @property
+    def size(self) -> int:
+        """How many genomes there are."""
+        return math.prod(len(gene.choices) for gene in self.genes)
+
+    def values(self, genome: Sequence[int]) -> tuple[Choice, ...]:
+        """What a genome's positions stand for."""
+        return tuple(gene.choices[place] for gene, place in zip(self.genes, genome, strict=True))
+
+    def genome_of(self, params: Mapping[str, Any]) -> Genome:
+        """The genome with these values by name of gene."""
+        return tuple(gene.choices.index(params[gene.name]) for gene in self.genes)
+
+    def params(self, genome: Sequence[int]) -> dict[str, Choice]:
+        """The values of a genome by name of gene."""
+        return dict(zip((gene.name for gene in self.genes), self.values(genome), strict=True))
+
+    def random(self, generator: random.Random) -> Genome:
+        """A genome drawn uniformly."""
+        return tuple(generator.randrange(len(gene.choices)) for gene in self.genes)
+
+    def uniform(self, choice: Choice) -> Genome | None:
+        """The genome with that choice everywhere, where every gene has it."""
+        if not all(choice in gene.choices for gene in self.genes):
+            return None
+        return tuple(gene.choices.index(choice) for gene in self.genes)
+
+    def nth(self, number: int) -> Genome:
+        """The genome of that number, from 0 to size − 1; the last gene counts fastest."""
+        places: list[int] = []
+        for gene in reversed(self.genes):
+            number, place = divmod(number, len(gene.choices))
+            places.append(place)
+        return tuple(reversed(places))
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The genes as the storage keeps them."""
+        from optuna.distributions import CategoricalDistribution
+
+        return {gene.name: CategoricalDistribution(gene.choices) for gene in self.genes}

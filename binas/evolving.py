@@ -1,0 +1,255 @@
+"""`binas evolve`: from a recipe, or from one and a genotype, to a Pareto front and its winners."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binas.arch.genotype import Genotype, read_genotype
+from binas.config import dump, find_file
+from binas.data.opening import Data, open_data
+from binas.errors import UserError
+from binas.evolve.problem import Problem, Variant, box, limit_of, open_problem
+from binas.ops import OPS
+from binas.plugins import PluginRecord, require_plugins
+from binas.recipe import Recipe
+from binas.run.folder import RunFolder
+from binas.run.metrics import MetricsLog
+from binas.run.progress import say
+from binas.session import (
+    Overrides,
+    begin_run,
+    device_of,
+    loaded_plugins,
+    open_run,
+    plugin_words,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+    from binas.evolve.worker import Judge
+
+JOURNAL = "study.journal"
+SHARED_NETWORK = "shared_network.pt"
+IDENTITY = ("seed", "data", "model", "evolve", "retrain")
+"""Keys of a recipe in which all workers of a study agree."""
+
+
+def run_evolve(options: Namespace, overrides: Overrides) -> int:
+    """binas evolve"""
+    if options.random:
+        overrides["evolve.strategy"] = "random"
+    config = options.config or options.recipe
+    if options.storage is not None and "name" not in overrides and options.resume is None:
+        overrides["name"] = _worker_name(options, config)
+    recipe, resumed = open_run("evolve", options, overrides, config)
+    if options.print_config:
+        print(dump(recipe), end="")
+        return 0
+    if resumed is not None and options.storage is not None:
+        raise UserError(
+            "--resume is for a run with a storage of its own; with --storage start another worker"
+        )
+    plugins = loaded_plugins(options, recipe, resumed)
+    file = options.genotype if resumed is None else _own_genotype(resumed)
+    genotype = None if file is None else _genotype(file, plugins)
+    what = _topology(recipe, genotype)
+    device, data = device_of(recipe), open_data(recipe.data)
+    problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins)
+    with begin_run("evolve", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
+        _Evolution(recipe, problem, what, data, device, folder, options).run()
+        words = plugin_words(options, recipe)
+        winner = next(iter(sorted((folder.path / "winners").glob("1.*"))), None)
+        if winner is not None:
+            say(f"next: {shlex.join([*_retrain_words(winner), *words])}")
+    return 0
+
+
+class _Evolution:
+    """One worker's part of an evolution, with its run folder."""
+
+    def __init__(
+        self, recipe: Recipe, problem: Problem, what: Variant, data: Data, device: torch.device,
+        folder: RunFolder, options: Namespace,
+    ) -> None:  # fmt: skip
+        self.recipe, self.problem, self.what, self.data = recipe, problem, what, data
+        self.device, self.folder = device, folder
+        self.where = options.storage or folder.path / JOURNAL
+        self.study_name = options.study or (recipe.name if options.storage is None else "")
+        if not self.study_name:
+            raise UserError("--storage: name the study that its workers share, by --study NAME")
+        self.violations = limit_of(problem, recipe.evolve)
+        self.largest_cost = box(problem, recipe.evolve)
+
+    def run(self) -> None:
+        """Evaluates candidates until there are none left, then writes what was found."""
+        from binas.evolve.storage import open_storage
+        from binas.evolve.worker import Worker
+
+        evolve = self.recipe.evolve
+        judge = self._judge()
+        shared = open_storage(self.where, self.study_name)
+        study = self._study(shared)
+        say(
+            f"{evolve.search} search, {evolve.strategy}: {evolve.evaluations} candidates out of"
+            f" {self.problem.space.size:.3g}, {len(self.problem.space.genes)} genes; study"
+            f" '{self.study_name}' in {shared.words}"
+        )
+        with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
+            worker = Worker(
+                study, shared, judge, self._cost, self.violations, self.largest_cost, evolve.lease_seconds,
+                _Log(log, self.largest_cost),
+            )  # fmt: skip
+            own = worker.run()
+        say(f"all candidates are evaluated, {own} of them here")
+        self._write(study)
+
+    def _study(self, shared: Any) -> Study:
+        from binas.evolve.sampler import EvolutionSampler
+        from binas.evolve.worker import join_study
+
+        evolve = self.recipe.evolve
+
+        def excess(genome: tuple[int, ...]) -> float:
+            return sum(max(value, 0.0) for value in self.violations(genome).values())
+
+        references = self.problem.references if evolve.references else {}
+        sampler = EvolutionSampler(self.problem.space, evolve, self.recipe.seed, excess, references)
+        settings = {key: value for key, value in _plain(self.recipe).items() if key in IDENTITY}
+        settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.words()
+        settings["images"] = self.data.split_hashes
+        # where a file lies and how long a lease is may differ from worker to worker
+        settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
+        settings["evolve"]["shared"] = {
+            key: value for key, value in settings["evolve"]["shared"].items() if key != "checkpoint"
+        }
+        return join_study(shared, self.study_name, sampler, settings)
+
+    def _judge(self) -> Judge:
+        evolve, seed = self.recipe.evolve, self.recipe.seed
+        if evolve.evaluation == "short":
+            from binas.evolve.candidate import ShortTraining
+
+            return ShortTraining(self.problem, evolve.training, self.data, seed, self.device)
+        from binas.evolve.shared import SharedNetwork
+
+        file = evolve.shared.checkpoint or self.folder.path / SHARED_NETWORK
+        network = SharedNetwork(self.problem, evolve.shared, self.data, seed, self.device, file)
+        network.train()
+        return network
+
+    def _cost(self, genome: tuple[int, ...]) -> tuple[float, float]:
+        cost = self.problem.cost(genome)
+        return cost.ops, cost.bits
+
+    def _write(self, study: Study) -> None:
+        import json
+
+        from binas.evolve.plots import save_plots
+        from binas.evolve.report import front_document, points_by_generation, write_winners
+        from binas.run.files import write_atomic
+
+        trials = study.get_trials(deepcopy=False)
+        evolve = self.recipe.evolve
+        about = {
+            "study": self.study_name,
+            "search": evolve.search,
+            "strategy": evolve.strategy,
+            "evaluation": evolve.evaluation,
+            "seed": self.recipe.seed,
+            "limits": {"ops": evolve.max_ops, "bits": evolve.max_bits},
+        }
+        document = front_document(trials, self.problem, self.largest_cost, about)
+        files = write_winners(document, self.problem, self.folder.path, _plain(self.recipe))
+        for row, file in zip(document["front"], files, strict=True):
+            row["file"] = str(file.relative_to(self.folder.path))
+        front = self.folder.path / "front.json"
+        write_atomic(front, json.dumps(document, indent=1) + "\n")
+        self.folder.add_to_manifest(
+            results={"hypervolume": document["hypervolume"], "front": len(document["front"])}
+        )
+        pictures = save_plots(document, points_by_generation(trials), self.folder.path)
+        shown = ", ".join(str(path) for path in pictures)
+        say(
+            f"hypervolume {document['hypervolume']:.4f}, {len(files)} networks on the front: {front}\n"
+            f"drawn: {shown}"
+        )
+        if not files:
+            say("no candidate keeps the limits: raise evolve.max_ops or max_bits, or add smaller choices")
+
+
+class _Log:
+    """Writes a line for each complete candidate, in the order of their numbers."""
+
+    def __init__(self, log: MetricsLog, largest_cost: float) -> None:
+        self.log, self.largest_cost = log, largest_cost
+        self.points: list[Any] = []
+
+    def __call__(self, trial: FrozenTrial) -> None:
+        from binas.evolve.pareto import hypervolume
+        from binas.evolve.worker import generation_of, is_feasible, point_of
+
+        point = point_of(trial)
+        if is_feasible(trial):
+            self.points.append(point)
+        self.log.log(
+            trial.number,
+            generation=generation_of(trial),
+            accuracy=point.accuracy,
+            ops=point.cost,
+            bits=trial.user_attrs.get("bits"),
+            feasible=is_feasible(trial),
+            best_accuracy=max((p.accuracy for p in self.points), default=None),
+            hypervolume=hypervolume(self.points, self.largest_cost),
+            genome=list(trial.params.values()),
+            time={"seconds": trial.user_attrs.get("seconds")},
+        )
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    plain: dict[str, Any] = recipe.model_dump(mode="json")
+    return plain
+
+
+def _topology(recipe: Recipe, genotype: Genotype | None) -> Variant:
+    if genotype is not None and recipe.model is not None:
+        raise UserError(f"evolve: --genotype and model: {recipe.model.name} are two networks; leave one out")
+    found = genotype or recipe.model
+    if found is None:
+        raise UserError(
+            "evolve: which network? Set model: NAME in the recipe (binas models lists them), or give"
+            " --genotype FILE or the name of a shipped one"
+        )
+    return found
+
+
+def _genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> Genotype:
+    path = find_file(file, "genotypes")
+    genotype = read_genotype(path, OPS)
+    require_plugins(genotype.plugins, plugins, str(path))
+    return genotype
+
+
+def _own_genotype(folder: RunFolder) -> Path | None:
+    file = folder.path / "genotype.json"
+    return file if file.is_file() else None
+
+
+def _worker_name(options: Namespace, config: str | None) -> str:
+    """A run folder of its own for each worker of a shared study."""
+    study = options.study or (Path(config).stem if config else "evolve")
+    words = f"{study}_{platform.node() or 'host'}_{os.getpid()}"
+    return re.sub(r"[^\w.-]", "_", words)
+
+
+def _retrain_words(winner: Path) -> list[str]:
+    flag = ["--config"] if winner.suffix == ".yaml" else []
+    return ["binas", "retrain", *flag, str(winner)]
