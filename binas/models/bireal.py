@@ -12,11 +12,11 @@ from binas.models.layers import SHORTCUT, average_pool, binary_conv, real_conv, 
 from binas.models.registry import Task, register_models
 from binas.models.residual import (
     DEPTHS,
-    ResidualConv,
     ResidualNet,
     ResidualOptions,
+    ShortcutOptions,
     last_channels,
-    stages,
+    residual_stages,
     stem_channels,
 )
 
@@ -26,14 +26,10 @@ BINARIZATION = Binarization(
 PAPER = "Liu et al., Bi-Real Net, arXiv:1808.00278"
 
 
-def bireal_resnet(options: ResidualOptions, task: Task) -> nn.Module:
+def bireal_resnet(options: ShortcutOptions, task: Task) -> nn.Module:
     """Bi-Real Net of blocks with one 3×3 convolution, twice as many as ResNet has blocks of two."""
-
-    def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-        return ResidualConv(task, in_channels, out_channels, stride, options.downsampling)
-
     first = stem(options.stem, task.in_channels, stem_channels(options), activation="none")
-    return ResidualNet(first, stages(options, block, 2), last_channels(options), task.num_classes)
+    return ResidualNet(first, residual_stages(options, task), last_channels(options), task.num_classes)
 
 
 class Bottleneck(nn.Module):
@@ -124,7 +120,7 @@ def bireal_bottleneck_net(options: ResidualOptions, task: Task) -> nn.Module:
 
 register_models(
     bireal_resnet,
-    {f"bireal_resnet{depth}": ResidualOptions(blocks=DEPTHS[depth]) for depth in (18, 34)},
+    {f"bireal_resnet{depth}": ShortcutOptions(blocks=DEPTHS[depth]) for depth in (18, 34)},
     BINARIZATION,
     PAPER,
 )

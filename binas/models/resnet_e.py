@@ -12,11 +12,10 @@ from binas.models.layers import stem
 from binas.models.registry import Task, register_models
 from binas.models.residual import (
     DEPTHS,
-    ResidualConv,
     ResidualNet,
-    ResidualOptions,
+    ShortcutOptions,
     last_channels,
-    stages,
+    residual_stages,
     stem_channels,
 )
 
@@ -26,20 +25,16 @@ BINARIZATION = Binarization(
 )
 
 
-def resnet_e(options: ResidualOptions, task: Task) -> nn.Module:
+def resnet_e(options: ShortcutOptions, task: Task) -> nn.Module:
     """Blocks of one convolution, batch-norm and shortcut; a second batch-norm after the stem's pool."""
-
-    def block(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-        return ResidualConv(task, in_channels, out_channels, stride, options.downsampling)
-
     first = stem(options.stem, task.in_channels, stem_channels(options), norm_after_pool=True)
-    channels = last_channels(options)
-    return ResidualNet(first, stages(options, block, 2), channels, task.num_classes, (nn.ReLU(),))
+    body, channels = residual_stages(options, task), last_channels(options)
+    return ResidualNet(first, body, channels, task.num_classes, (nn.ReLU(),))
 
 
 register_models(
     resnet_e,
-    {f"resnete{depth}": ResidualOptions(blocks=DEPTHS[depth]) for depth in (18, 34)},
+    {f"resnete{depth}": ShortcutOptions(blocks=DEPTHS[depth]) for depth in (18, 34)},
     BINARIZATION,
     "Bethge et al., Back to Simplicity, arXiv:1906.08637",
 )

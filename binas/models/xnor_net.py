@@ -33,6 +33,8 @@ class AlexNetOptions(WidthOptions):
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: 11×11 with stride 4; cifar: 3×3 with stride 1; a pool follows either."""
+    order: Literal["bacp", "cbap"] = "bacp"
+    """Batch-norm, sign, convolution, pool, as published; or convolution, batch-norm, sign, pool."""
 
 
 class XnorAlexNet(nn.Sequential):
@@ -51,6 +53,9 @@ class XnorAlexNet(nn.Sequential):
     A batch-norm stands before every binary layer; fc6 reads whatever the last pool leaves, 6×6 pixels of
     an image of 224×224.
 
+    `order: cbap` is what the paper compares with: a batch-norm follows each binary layer, and the pool the
+    batch-norm. The maximum of signs is the sign of the maximum, so the pool stands before the sign here too.
+
     Shape: (N, C, H, W) -> (N, num_classes).
     Reference: the paper, sec. 4.2. Sizes, paddings and missing biases as in larq_zoo's XNORNet.
     """
@@ -63,17 +68,28 @@ class XnorAlexNet(nn.Sequential):
         for _ in range(3):
             pool, size = alexnet_pool(size)
             pools.append(pool)
-        super().__init__(
-            real_conv(task.in_channels, c1, kernel, stride, why=FIRST),
-            nn.BatchNorm2d(c1), nn.ReLU(), pools[0],
-            nn.BatchNorm2d(c1), binary_conv(task, c1, c2, 5), pools[1],
-            nn.BatchNorm2d(c2), binary_conv(task, c2, c3, 3),
-            nn.BatchNorm2d(c3), binary_conv(task, c3, c3, 3),
-            nn.BatchNorm2d(c3), binary_conv(task, c3, c2, 3), pools[2],
-            nn.BatchNorm2d(c2), PixelsToChannels(), binary_conv(task, c2 * size[0] * size[1], fc, 1),
-            nn.BatchNorm2d(fc), binary_conv(task, fc, fc, 1),
-            nn.BatchNorm2d(fc), nn.ReLU(), nn.Flatten(), classifier(fc, task.num_classes, bias=False),
-        )  # fmt: skip
+        norm_first = options.order == "bacp"
+        # signs of what has passed a ReLU would all be +1, so there is none where no batch-norm is between
+        layers: list[nn.Module] = [
+            real_conv(task.in_channels, c1, kernel, stride, why=FIRST), nn.BatchNorm2d(c1),
+            *([nn.ReLU()] if norm_first else []), pools[0],
+        ]  # fmt: skip
+        for before, after, length, pool in (
+            (c1, c2, 5, pools[1]), (c2, c3, 3, None), (c3, c3, 3, None), (c3, c2, 3, pools[2]),
+        ):  # fmt: skip
+            conv = [binary_conv(task, before, after, length)]
+            shrink = [] if pool is None else [pool]
+            layers += (
+                [nn.BatchNorm2d(before), *conv, *shrink]
+                if norm_first
+                else [*conv, nn.BatchNorm2d(after), *shrink]
+            )
+        linear = (binary_conv(task, c2 * size[0] * size[1], fc, 1), binary_conv(task, fc, fc, 1))
+        layers += [nn.BatchNorm2d(c2)] if norm_first else []
+        layers.append(PixelsToChannels())
+        for layer in linear:  # a batch-norm follows either way: that of the next layer, or its own
+            layers += [layer, nn.BatchNorm2d(fc)]
+        super().__init__(*layers, nn.ReLU(), nn.Flatten(), classifier(fc, task.num_classes, bias=False))
 
 
 def alexnet_pool(size: list[int]) -> tuple[nn.MaxPool2d, list[int]]:
