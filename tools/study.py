@@ -90,7 +90,7 @@ class Question(Config):
     networks: tuple[str, ...] = Field(min_length=1)
     """Which of `networks.yaml`."""
     columns: tuple[Literal["flips", "epochs_to", "positive_share", "gap"], ...] = ()
-    """Columns beside accuracies: flip ratio, epochs to 80 and 85 % in validation, share of +1 after pools,
+    """Columns beside accuracies: flip ratio, epochs to 78 and 82 % in validation, share of +1 after pools,
     gap to the variant that trains on."""
     picture: bool = False
     """Whether its accuracy curves are drawn."""

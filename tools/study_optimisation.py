@@ -2,8 +2,8 @@
 
 Each file of `configs/studies/optimisation/` is a question; every variant is a recipe that the product's own
 loop trains. Equal recipes of several questions are trained once. Interrupted, the same command goes on:
-finished runs are rows in OUT/rows.jsonl, and the one that was cut off is resumed from its last epoch. The
-table in `benchmarks/` is written again after each run.
+finished runs are rows of `benchmarks/optimisation_<machine>.jsonl`, and the one that was cut off is resumed
+from its last epoch. The table beside it is written again after each run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from study_report import write_report
 from torch import nn
 
 from binas.binarize import BinaryConv2d
+from binas.config import build
+from binas.data.batches import Batches
+from binas.data.config import DataConfig
 from binas.errors import UserError
+from binas.recipe import Recipe
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
 from binas.run.seeds import set_deterministic
-from binas.train.evaluation import evaluate_checkpoint
+from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
 
@@ -45,14 +50,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--networks", nargs="+", default=(), metavar="NAME", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--size", choices=SIZES, default="small", help="full: the paper's layouts and epochs")
-    parser.add_argument("--out", type=Path, default=Path("runs/study_optimisation"), help="rows and runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/study_optimisation"), help="folders of runs")
     parser.add_argument("--machine", default=machine_name(), help="in the names of the table's files")
     parser.add_argument("--benchmarks", type=Path, default=CHECKOUT / "benchmarks", help="where tables go")
     parser.add_argument("--table", action="store_true", help="write the table from the rows, train nothing")
     options = parser.parse_args(words)
     try:
         study = load_study(options.study, options.size, tuple(options.questions))
-        rows = Rows(options.out / "rows.jsonl")
+        rows = Rows(options.benchmarks / f"optimisation_{options.machine}.jsonl")
         if not options.table:
             torch.set_num_threads(1)
             set_deterministic(CPU)
@@ -73,7 +78,7 @@ def run_missing(study: Study, rows: Rows, options: argparse.Namespace) -> None:
             key, settings = planned.key(seed), planned.settings()
             if rows.find(key, settings) is not None:
                 continue
-            row = run(planned, seed, options.out / "runs" / key.replace("/", "_"))
+            row = run(planned, seed, options.out / key.replace("/", "_"))
             rows.add(key, settings, row)
             print(f"{planned.question}, {planned.variant}, {key}: {json.dumps(summary(row))}", flush=True)
             write_report(study, rows, options.benchmarks, options.machine, pictures=False)
@@ -93,21 +98,24 @@ def run(planned: Planned, seed: int, folder: Path) -> dict[str, Any]:
         opening = RunFolder.resume(folder, "retrain") if is_begun else RunFolder.create(folder, "retrain")
         run_folder = stack.enter_context(opening)
         retraining.run(run_folder)
-        row = {"network": planned.network, "seed": seed, **measure(run_folder, recipe.retrain.keep == "best")}
+        row = {"network": planned.network, "seed": seed, **measure(run_folder, recipe)}
     shutil.rmtree(folder)
     return {**row, "cpu_seconds": round(time.process_time() - start, 1), "resumed": is_begun}
 
 
-def measure(folder: RunFolder, keeps_best: bool) -> dict[str, Any]:
+def measure(folder: RunFolder, recipe: Recipe) -> dict[str, Any]:
     """Curves by epoch, and test accuracy of the best validation epoch and of the last one."""
     lines = read_metrics(folder.path)
-    stage = lines[-1]["stage"]
-    last = [line for line in lines if line["stage"] == stage]
-    best = max(last, key=lambda line: float(line["validation_accuracy"])) if keeps_best else last[-1]
-    at_last = evaluate_checkpoint(folder.checkpoint, "test", CPU)["accuracy"]
-    is_last = best is last[-1]
-    at_best = at_last if is_last else evaluate_checkpoint(folder.best, "test", CPU)["accuracy"]
-    network, _, _ = load_model(folder.checkpoint, ())
+    last = [line for line in lines if line["stage"] == lines[-1]["stage"]]
+    best = last[-1]
+    if recipe.retrain.keep == "best":
+        best = max(last, key=lambda line: float(line["validation_accuracy"]))
+    network, structure, _ = load_model(folder.checkpoint, ())
+    images = test_batches(recipe.data)
+    at_last = at_best = evaluate(network, images, structure.stage.loss)["accuracy"]
+    if best is not last[-1]:
+        kept = load_model(folder.best, ())[0]
+        at_best = evaluate(kept, images, structure.stage.loss)["accuracy"]
     shares = [last[-1].get(f"positive_share/{name}") for name in layers_after_pools(network)]
     known = [share for share in shares if share is not None]
     return {
@@ -121,6 +129,17 @@ def measure(folder: RunFolder, keeps_best: bool) -> dict[str, Any]:
         "flips": [line.get("flip_ratio") for line in lines],
         "positive_share": sum(known) / len(known) if known else None,
     }
+
+
+def test_batches(config: DataConfig) -> Batches:
+    """The test images of a recipe, read once in a process."""
+    return _test_batches(config.model_dump_json())
+
+
+@cache
+def _test_batches(config: str) -> Batches:
+    data = opened(build(DataConfig, json.loads(config), "data"))
+    return Batches(data.test(), EVALUATION_BATCH_SIZE, CPU, data.mean, data.std)
 
 
 def layers_after_pools(network: nn.Module) -> list[str]:
