@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binas.arch.layout import CellPlan, EdgeOperations
+from binas.arch.network_edges import NetworkEdges, join, rectified
 from binas.arch.sharing import Group, NodeEdges
 from binas.binarize import BinaryConv2d
 from binas.ops import OpContext, build_op
 from binas.ops.batch_norm import PlainBatchNorm2d
+from binas.ops.images_last import images_first, images_last, is_last
 from binas.ops.parameter_free import padded_to_even
 
 Precision = Literal["real", "binary"]
@@ -59,6 +61,12 @@ class Preprocess(nn.Sequential):
             convolution(precision, in_channels, out_channels, size, stride, context, "preprocess"),
             nn.ReLU(),
         )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See the class."""
+        fused = rectified(*self, input)
+        y: Tensor = super().forward(images_first(input)) if fused is None else fused
+        return y
 
 
 class ReductionSkip(nn.Module):
@@ -195,8 +203,11 @@ class Cell(nn.Module):
             for source, x in enumerate((before, previous))
         ]
         if edge_weights is None:
+            if any(x is not None and is_last(x) for x in states):
+                states = [x if x is None else images_last(x) for x in states]
             self._run_edges(states, drop_rate)
         else:
+            states = [x if x is None else images_first(x) for x in states]
             self._run_shared(states, edge_weights, path)
         return self._output(states[2:], previous)
 
@@ -237,42 +248,29 @@ class Cell(nn.Module):
         return list(groups.values())
 
     def _run_edges(self, states: list[Tensor | None], drop_rate: float) -> None:
-        """Appends the nodes of a network's cell, operation by operation."""
-        normalized: dict[int, Tensor] = {}
-        for node in range(2, 2 + self.num_nodes):
+        """Appends the nodes of a network's cell, see `binas.arch.network_edges`."""
+        modules = {key: dict(edge.items()) for key, edge in self.edges.items()}  # type: ignore[operator]
+        nodes = range(2, 2 + self.num_nodes)
+        ends = [
+            (node, source) for node in nodes for source in range(node) if edge_key(node, source) in modules
+        ]
+        norms = {int(source): norm for source, norm in self.norms.items()}
+        edges = NetworkEdges({end: modules[edge_key(*end)] for end in ends}, norms, states)
+        for node in nodes:
             total: Tensor | None = None
             for source in range(node):
-                key = edge_key(node, source)
-                if key in self.edges:
-                    for y in self._edge_outputs(key, source, states, normalized, drop_rate):
-                        total = y if total is None else total + y
+                for module, y in edges.outputs(node, source):
+                    if self.training and drop_rate > 0 and not isinstance(module, nn.Identity):
+                        y = drop_path(y, drop_rate)
+                    total = y if total is None else total + y
             states.append(total)
 
-    def _edge_outputs(
-        self,
-        key: str,
-        source: int,
-        states: list[Tensor | None],
-        normalized: dict[int, Tensor],
-        drop_rate: float,
-    ) -> list[Tensor]:
-        x = states[source]
-        if x is None:
-            return []
-        outputs = []
-        for module in self.edges[key].values():  # type: ignore[operator]
-            if str(source) in self.norms and _takes_normalized_input(module):
-                if source not in normalized:
-                    normalized[source] = self.norms[str(source)](x)
-                y = module(normalized[source])
-            else:
-                y = module(x)
-            if self.training and drop_rate > 0 and not isinstance(module, nn.Identity):
-                y = drop_path(y, drop_rate)
-            outputs.append(y)
-        return outputs
-
     def _output(self, nodes: list[Tensor | None], previous: Tensor) -> Tensor:
+        if any(node is not None and is_last(node) for node in nodes):
+            whole = isinstance(self.skip, nn.Identity)
+            skip = None if self.skip is None else self.skip(previous if whole else images_first(previous))
+            return join(nodes, self.plan.channels, skip)
+        previous = images_first(previous)
         stride = self.plan.stride
         size = [-(-length // stride) for length in previous.shape[-2:]]
         zeros = previous.new_zeros(previous.shape[0], self.plan.channels, *size)
@@ -283,6 +281,12 @@ class Cell(nn.Module):
 def edge_key(node: int, source: int) -> str:
     """The name of an edge's modules inside a cell."""
     return f"edge_{node}_{source}"
+
+
+def edge_ends(key: str) -> tuple[int, int]:
+    """Node and source of an edge by that name."""
+    _, node, source = key.split("_")
+    return int(node), int(source)
 
 
 def _row(node: int, source: int) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
-from binas.arch.cell import global_average
+from binas.arch.cell import Cell, Preprocess, global_average
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
 from binas.arch.layout import edge_operations
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.trunk import Trunk
 from binas.binarize import Binarization, LayerRule
 from binas.errors import UserError
+from binas.ops.images_last import images_first, images_last
+from binas.ops.sign_conv import can_fuse
 
 
 class Network(Trunk):
@@ -50,6 +54,16 @@ class Network(Trunk):
             channels = space.num_nodes * self.plans[self.auxiliary_position].channels
             self.auxiliary = AuxiliaryHead(channels, num_classes)
 
+    def cell_inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the stem gives to the first cell; with images last where cells read them so."""
+        before, previous = super().cell_inputs(x)
+        first = cast(Cell, self.cells[0]).preprocess
+        parts = [cast(Preprocess, part) for part in first.values()]
+        if not any(can_fuse(part[0], part[1], previous) for part in parts):
+            return before, previous
+        last = images_last(previous)
+        return (last if before is previous else images_last(before)), last
+
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """The logits; in training with an auxiliary head also those of the latter."""
         if self.auxiliary is None or not self.training:
@@ -59,7 +73,7 @@ class Network(Trunk):
 
         def watch(index: int, output: Tensor) -> None:
             if index == self.auxiliary_position:
-                extra.append(head(output))
+                extra.append(head(images_first(output)))
 
         logits = self.run(x, drop_rate=self.drop_rate, watch=watch)
         return logits, extra[0]

@@ -1,0 +1,364 @@
+"""Batch-norm, sign, ±1 convolution, scale and ReLU as one step: the fast path of training a network on a CPU.
+
+forward   y = scale · relu(conv(sign(batch_norm(x)), codes))
+backward  exact for batch-norm, codes and scale; 1{|batch_norm(x)| <= window} for sign
+
+Nothing of the size of x is kept but x, one bit a number for its signs, and one for each y > 0. Sums of ±1
+are counted in bits, exactly. Their gradients are looked up in tables of the 16 signed sums of four numbers
+(the "method of four Russians"; Arlazarov et al., 1970), as in `binas.ops.sum_tables`, in float32.
+
+Legend: N images, C and O channels of input and output, P pixels, bits in 32-bit words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from binas.binarize import BinaryConv2d
+from binas.binarize.schemes.straight_through import HardTanh, Sign, StraightThrough
+from binas.ops.batch_norm import PlainBatchNorm2d
+from binas.ops.images_last import as_last, can_be_last, empty_last, flat, in_parts, run_all
+
+LANES = 32
+SMALLEST_WORK = 1 << 21
+"""Multiply-accumulates of a convolution below which fusing does not pay."""
+PARTS = 4
+"""Parts of the output whose shares of a kernel's gradient are summed one after another."""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The signs of (N, C, H, W) in bits.
+
+    Args:
+        words: (P, ⌈C/32⌉, N) int32, a bit for each channel.
+        image_words: (P, C, N/32) int32, a bit for each image.
+        shape: N, C, H, W.
+    """
+
+    words: Tensor
+    image_words: Tensor
+    shape: tuple[int, ...]
+
+    def unpacked(self) -> Tensor:
+        """Whether each sign is +1: (N, C, H, W)."""
+        bits = self.image_words[..., None] >> torch.arange(LANES, dtype=torch.int32) & 1
+        num_images, channels, height, width = self.shape
+        return bits.bool().view(height, width, channels, num_images).permute(3, 2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = (x − mean)·factor + shift for each channel, what batch-norm does with the batch's statistics.
+
+    Args:
+        mean, factor, shift: (C,) float32.
+        inverse: 1/√(variance + ε), float64, or None without batch-norm.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    shift: Tensor
+    inverse: Tensor | None
+
+    @property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """The three for compiled loops."""
+        return self.mean.numpy(), self.factor.numpy(), self.shift.numpy()
+
+
+def pack_signs(conv: BinaryConv2d, x: Tensor, affine: Affine) -> Signs:
+    """The signs of x, images last, after batch-norm; `conv` is what reads them."""
+    from binas.ops.sign_conv_kernels import pack
+
+    num_images, channels, height, width = x.shape
+    pixels = height * width
+    words = torch.zeros(pixels, -(-channels // 32), num_images, dtype=torch.int32)
+    image_words = torch.empty(pixels, channels, num_images // LANES, dtype=torch.int32)
+    addresses = x.data_ptr(), words.data_ptr(), image_words.data_ptr()
+    arrays = affine.arrays
+    in_parts(lambda begin, end: pack(*addresses, *arrays, num_images, begin, end), pixels)
+    return Signs(words, image_words, tuple(x.shape))
+
+
+class _SignConv(torch.autograd.Function):
+    """See the module; gives y and the batch's mean and variance (float64)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, conv: BinaryConv2d, epsilon: float | None, window: float, x: Tensor, weight: Tensor | None,
+        bias: Tensor | None, kernel: Tensor, scale: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        x, kernel = as_last(x), kernel.contiguous()
+        mean, variance = moments(x) if epsilon is not None else _no_moments(x)
+        affine = _affine(mean, variance, epsilon, weight, bias)
+        signs = pack_signs(conv, x, affine)
+        scales = kernel.new_ones(len(kernel)) if scale is None else scale.reshape(-1).contiguous()
+        y, masks = _convolved(conv, signs, kernel, scales)
+        ctx.save_for_backward(x, signs.image_words, masks, kernel, scales)
+        ctx.conv, ctx.affine, ctx.window = conv, affine, window
+        ctx.scale_shape = None if scale is None else scale.shape
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, by_y: Tensor, *_: Any) -> tuple[Any, ...]:
+        x, image_words, masks, kernel, scales = ctx.saved_tensors
+        by_y = as_last(by_y)
+        _, _, _, needs_x, needs_weight, needs_bias, needs_kernel, needs_scale = ctx.needs_input_grad
+        by_x = by_weight = by_bias = by_kernel = by_scale = None
+        if needs_kernel or needs_scale:
+            unscaled = _kernel_gradient(ctx.conv, x, image_words, by_y, masks, kernel)
+            by_kernel = unscaled * scales.view(-1, 1, 1, 1)
+            by_scale = (kernel * unscaled).flatten(1).sum(dim=1)
+        if needs_x or needs_weight or needs_bias:
+            by_x = _input_gradient(ctx.conv, x, by_y, masks, kernel, scales)
+            by_weight, by_bias = _through_norm(by_x, x, ctx.affine, ctx.window)
+        return (
+            None, None, None, by_x, by_weight if needs_weight else None, by_bias if needs_bias else None,
+            by_kernel, by_scale.view(ctx.scale_shape) if needs_scale and by_scale is not None else None,
+        )  # fmt: skip
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) in float64 of x, images last."""
+    from binas.ops.images_last_kernels import add_moments
+
+    array = flat(x)
+    sums = _summed(array.shape, lambda part, begin, end: add_moments(array, part, begin, end))
+    mean = sums[0] / (x.numel() // x.shape[1])
+    return mean, (sums[1] / (x.numel() // x.shape[1]) - mean * mean).clamp_min(0)
+
+
+def _no_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros(x.shape[1], dtype=torch.float64), torch.ones(x.shape[1], dtype=torch.float64)
+
+
+def _summed(shape: tuple[int, ...], work: Any) -> Tensor:
+    """Σ over parts of what `work` adds to (2, C) float64 for a range of pixels."""
+    pixels, channels, _ = shape
+    parts = torch.zeros(PARTS, 2, channels, dtype=torch.float64)
+    run_all(work, [(parts[part].numpy(), begin, end) for part, (begin, end) in enumerate(_ranges(pixels))])
+    return parts.sum(dim=0)
+
+
+def _ranges(length: int) -> list[tuple[int, int]]:
+    # not as many as threads, so that sums do not depend on these
+    return [(length * part // PARTS, length * (part + 1) // PARTS) for part in range(PARTS)]
+
+
+def _affine(
+    mean: Tensor, variance: Tensor, epsilon: float | None, weight: Tensor | None, bias: Tensor | None
+) -> Affine:
+    inverse = None if epsilon is None else (variance + epsilon).rsqrt()
+    factor = torch.ones_like(mean) if inverse is None else inverse
+    factor = factor if weight is None else factor * weight
+    shift = torch.zeros_like(mean) if bias is None else bias
+    return Affine(mean.float(), factor.float(), shift.float().contiguous(), inverse)
+
+
+def _geometry(conv: BinaryConv2d, height: int, width: int) -> tuple[int, ...]:
+    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, height, width
+
+
+def _output_size(conv: BinaryConv2d, height: int, width: int) -> tuple[int, int]:
+    reach = conv.dilation * (conv.kernel_size - 1) - 2 * conv.padding
+    return (height - reach - 1) // conv.stride + 1, (width - reach - 1) // conv.stride + 1
+
+
+def _convolved(conv: BinaryConv2d, signs: Signs, kernel: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """y, images last, and the bits (P', O, N/32) of its positive numbers."""
+    from binas.ops.sign_conv_kernels import convolve
+
+    num_images, channels, height, width = signs.shape
+    rows, columns = _output_size(conv, height, width)
+    y = empty_last(num_images, len(kernel), (rows, columns))
+    masks = torch.empty(rows * columns, len(kernel), num_images // LANES, dtype=torch.int32)
+    bits, array = _kernel_words(kernel), scales.numpy()
+    numbers = _geometry(conv, height, width), channels, num_images, columns
+
+    def part(begin: int, end: int) -> None:
+        convolve(signs.words.data_ptr(), bits, array, y.data_ptr(), masks.data_ptr(), *numbers, begin, end)
+
+    in_parts(part, rows * columns)
+    return y, masks
+
+
+def _kernel_words(kernel: Tensor) -> Any:
+    """Signs of a kernel: (O, k·k, ⌈C/32⌉) uint32, bits over channels."""
+    width, channels, _, _ = kernel.shape
+    positive = F.pad((kernel > 0).flatten(2).transpose(1, 2), (0, -channels % 32))
+    bits = positive.view(width, positive.shape[1], -1, 32).to(torch.int64)
+    words = (bits << torch.arange(32)).sum(dim=3)
+    return words.numpy().astype("uint32")
+
+
+def _kernel_gradient(
+    conv: BinaryConv2d, x: Tensor, image_words: Tensor, by_y: Tensor, masks: Tensor, kernel: Tensor
+) -> Tensor:
+    """The gradient by the kernel where scales are 1. Shape: (O, C, k, k)."""
+    from binas.ops import sign_conv_kernels as kernels
+
+    num_images, channels, height, width = x.shape
+    rows, columns = by_y.shape[2:]
+    offsets = torch.empty(height * width, channels, num_images // 4, dtype=torch.int16).numpy().view("uint16")
+    words = image_words.numpy().view("uint32")
+    in_parts(lambda begin, end: kernels.unit_offsets(words, offsets, begin, end), height * width)
+    blocks = -(-len(kernel) // kernels.CHANNELS)
+    taps = conv.kernel_size**2
+    sums = torch.zeros(PARTS, blocks, taps, channels, kernels.CHANNELS)
+    room = kernels.CHANNELS * (num_images + kernels.MAX_UNITS * kernels.ROWS)
+    tables = torch.empty(PARTS, room)
+
+    def part(index: int, begin: int, end: int) -> None:
+        kernels.add_kernel_gradient(
+            by_y.data_ptr(), masks.data_ptr(), offsets, sums[index].numpy(), tables[index].data_ptr(),
+            _geometry(conv, height, width), len(kernel), columns, begin, end,
+        )  # fmt: skip
+
+    run_all(part, [(index, *ends) for index, ends in enumerate(_ranges(rows * columns))])
+    total = sums.sum(dim=0).permute(0, 3, 2, 1).flatten(0, 1)[: len(kernel)]
+    return total.reshape(kernel.shape)
+
+
+def _input_gradient(
+    conv: BinaryConv2d, x: Tensor, by_y: Tensor, masks: Tensor, kernel: Tensor, scales: Tensor
+) -> Tensor:
+    """The gradient by the signs of the input (N, C, H, W), images last."""
+    from binas.ops import sign_conv_kernels as kernels
+
+    num_images, channels, height, width = x.shape
+    rows, columns = by_y.shape[2:]
+    sums = torch.zeros(height, width, channels, num_images).permute(3, 2, 0, 1)
+    offsets = _kernel_offsets(kernel, kernels.MAX_TERMS)
+    groups = num_images // LANES
+    splits = min(channels, max(1, -(-torch.get_num_threads() // groups)))
+
+    def part(group: int, split: int) -> None:
+        table = torch.empty(kernels.MAX_TERMS * kernels.ROWS * LANES)
+        kernels.add_input_gradient(
+            by_y.data_ptr(), masks.data_ptr(), scales.data_ptr(), offsets, sums.data_ptr(), table.data_ptr(),
+            _geometry(conv, height, width), len(kernel), num_images, rows * columns, columns, group,
+            channels * split // splits, channels * (split + 1) // splits,
+        )  # fmt: skip
+
+    run_all(part, [(group, split) for group in range(groups) for split in range(splits)])
+    return sums
+
+
+def _kernel_offsets(kernel: Tensor, max_terms: int) -> Any:
+    """Byte offsets of the table rows that a kernel's signs choose: (blocks, k·k, C, terms) uint16."""
+    width, channels, k, _ = kernel.shape
+    all_terms = width // 4
+    blocks = -(-all_terms // max_terms)
+    terms = -(-all_terms // blocks)
+    powers = torch.tensor([1, 2, 4, 8], dtype=torch.int16).view(4, 1, 1)
+    signs = (kernel > 0).view(all_terms, 4, channels, k * k)
+    rows = (signs * powers).sum(dim=1, dtype=torch.int16)
+    rows = F.pad(rows, (0, 0, 0, 0, 0, blocks * terms - all_terms)).view(blocks, terms, channels, k * k)
+    first = torch.arange(terms, dtype=torch.int16).view(-1, 1, 1) * 16
+    offsets = (rows + first) * (LANES * 4)
+    return offsets.permute(0, 3, 2, 1).contiguous().numpy().view("uint16")
+
+
+def _through_norm(by_x: Tensor, x: Tensor, affine: Affine, window: float) -> tuple[Tensor, Tensor]:
+    """Turns the gradient by signs into that by x, in place; gives those by the norm's weight and bias."""
+    from binas.ops.images_last_kernels import add_products, finish_gradient
+
+    given = flat(by_x), flat(x), *affine.arrays, torch.tensor(window).numpy()[()]
+    count = x.numel() // x.shape[1]
+    if affine.inverse is None:
+        sums = torch.zeros(2, x.shape[1], dtype=torch.float64)
+        along = sums[1]
+    else:
+        sums = _summed(given[0].shape, lambda part, begin, end: add_products(*given, part, begin, end))
+        along = sums[1] * affine.inverse**2 / count
+    rest = (sums[0] / count).float().numpy(), along.float().numpy()
+    in_parts(lambda begin, end: finish_gradient(*given, *rest, begin, end), len(given[0]))
+    by_weight = sums[1] if affine.inverse is None else sums[1] * affine.inverse
+    return by_weight.float(), sums[0].float()
+
+
+def can_fuse(norm: nn.Module, conv: nn.Module, x: Tensor) -> bool:
+    """Whether `sign_conv` may stand for conv(norm(x)).relu(): what it computes is the same, and faster.
+
+    Modules that somebody watches, by a hook, run one by one.
+    """
+    if not isinstance(conv, BinaryConv2d) or not can_be_last(x) or not conv.training:
+        return False
+    parts = (norm, conv, conv.activation_binarizer, conv.weight_binarizer)
+    return (
+        _is_plain(conv)
+        and _is_known(norm)
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        and not torch.is_autocast_enabled("cpu")
+        and _work(conv, x) >= SMALLEST_WORK
+    )
+
+
+def _is_plain(conv: BinaryConv2d) -> bool:
+    return (
+        conv.binarize_activations
+        and conv.binarize_weights
+        and conv.gradient_quantizer is None
+        and conv.groups == 1
+        and conv.out_channels % 4 == 0
+        and (conv.pad_value == 0 or conv.padding == 0)
+        and type(conv.activation_binarizer) in (Sign, StraightThrough, HardTanh)
+        and conv.weight_binarizer.filter_by_filter
+        and conv.weight_binarizer.levels == (-1, 1)
+        and not conv.weight_binarizer.smooth_in_training
+    )
+
+
+def _is_known(norm: nn.Module) -> bool:
+    if type(norm) is nn.Identity:
+        return True
+    return (
+        type(norm) in (nn.BatchNorm2d, PlainBatchNorm2d)
+        and isinstance(norm, nn.BatchNorm2d)
+        and "forward" not in vars(norm)
+        and norm.training
+        and norm.momentum is not None
+    )
+
+
+def _work(conv: BinaryConv2d, x: Tensor) -> int:
+    rows, columns = _output_size(conv, *x.shape[2:])
+    return x.shape[0] * rows * columns * conv.weight.numel()
+
+
+def sign_conv(norm: nn.Module, conv: BinaryConv2d, x: Tensor) -> Tensor:
+    """relu(conv(norm(x))), images last, where `can_fuse` holds; running statistics follow as ever.
+
+    Shape: (N, C, H, W) -> (N, O, H', W').
+    """
+    ((kernel, scale),) = conv.weight_binarizer(conv.weight)
+    binarizer = conv.activation_binarizer
+    window = getattr(binarizer, "window", None) if isinstance(binarizer, Sign) else None
+    window = 1.0 if isinstance(binarizer, HardTanh) else window
+    limit = float("inf") if window is None else window
+    if not isinstance(norm, nn.BatchNorm2d):
+        y, _, _ = _SignConv.apply(conv, None, limit, x, None, None, kernel, scale)
+        return y  # type: ignore[no-any-return]
+    y, mean, variance = _SignConv.apply(conv, norm.eps, limit, x, norm.weight, norm.bias, kernel, scale)
+    if norm.track_running_stats:
+        follow(norm, mean, variance, x.numel() // x.shape[1])
+    return y  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Moves running statistics by a batch's mean and biased variance over `count` numbers."""
+    rate = norm.momentum or 0.0
+    if norm.running_mean is not None and norm.running_var is not None:
+        norm.running_mean.mul_(1 - rate).add_(mean.to(norm.running_mean.dtype), alpha=rate)
+        unbiased = (variance * count / (count - 1)).to(norm.running_var.dtype)
+        norm.running_var.mul_(1 - rate).add_(unbiased, alpha=rate)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
