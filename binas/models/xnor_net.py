@@ -64,7 +64,7 @@ class XnorAlexNet(nn.Sequential):
         c1, c2, c3, fc = (scaled(channels, options.width) for channels in (96, 256, 384, 4096))
         kernel, stride = (11, 4) if options.stem == "imagenet" else (3, 1)
         size = [-(-length // stride) for length in task.image_size]
-        pools = []
+        pools: list[nn.Module] = []
         for _ in range(3):
             pool, size = alexnet_pool(size)
             pools.append(pool)
@@ -74,16 +74,14 @@ class XnorAlexNet(nn.Sequential):
             real_conv(task.in_channels, c1, kernel, stride, why=FIRST), nn.BatchNorm2d(c1),
             *([nn.ReLU()] if norm_first else []), pools[0],
         ]  # fmt: skip
-        for before, after, length, pool in (
-            (c1, c2, 5, pools[1]), (c2, c3, 3, None), (c3, c3, 3, None), (c3, c2, 3, pools[2]),
-        ):  # fmt: skip
-            conv = [binary_conv(task, before, after, length)]
-            shrink = [] if pool is None else [pool]
-            layers += (
-                [nn.BatchNorm2d(before), *conv, *shrink]
-                if norm_first
-                else [*conv, nn.BatchNorm2d(after), *shrink]
-            )
+        plan: list[tuple[int, int, int, list[nn.Module]]]
+        plan = [(c1, c2, 5, pools[1:2]), (c2, c3, 3, []), (c3, c3, 3, []), (c3, c2, 3, pools[2:])]
+        for before, after, length, following in plan:
+            conv = binary_conv(task, before, after, length)
+            if norm_first:
+                layers += [nn.BatchNorm2d(before), conv, *following]
+            else:
+                layers += [conv, nn.BatchNorm2d(after), *following]
         linear = (binary_conv(task, c2 * size[0] * size[1], fc, 1), binary_conv(task, fc, fc, 1))
         layers += [nn.BatchNorm2d(c2)] if norm_first else []
         layers.append(PixelsToChannels())
