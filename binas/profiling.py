@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from binas.arch.genotype import Genotype, read_genotype
-from binas.arch.network import Network, genotype_space
+from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
-from binas.binarize import binary_convolutions
 from binas.config import build, find_file, merged, with_override
 from binas.errors import UserError
-from binas.models import MODELS, ModelChoice, Task, build_model
+from binas.models import MODELS, ModelChoice, Task
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
-from binas.profile.closed_form import profile_genotype
 from binas.profile.cost import Profile
-from binas.profile.executed import profile_module
+from binas.profile.count import count, count_built
 from binas.profile.table import to_csv, to_table
 from binas.run.files import write_atomic
+from binas.run.folder import read_manifest
 
 if TYPE_CHECKING:
     from binas.train.stage import StageConfig
@@ -66,7 +62,8 @@ def _profile(
         return _published(options, overrides)
     if overrides:
         raise UserError(f"--{next(iter(overrides))}: profile takes model.KEY with the name of a model only")
-    path = find_file(options.file, "genotypes")
+    given = Path(options.file)
+    path = _file_in(given) if given.is_dir() else find_file(given, "genotypes")
     sizes: dict[str, Any] = dict(DEFAULT_SIZES)
     stage: dict[str, Any] = {}
     if path.suffix == ".pt":
@@ -76,8 +73,9 @@ def _profile(
         if structure.model is not None:
             sizes = _sizes(options, {key: getattr(structure, key) for key in sizes})
             changed = structure.model_copy(update=sizes)
-            title = f"{path}: {structure.model.words()}"
-            return _counted(changed.build_network, title, sizes, _stage_of(structure.stage))
+            title = f"{path}: {structure.model.words()}, {_size_words(sizes)}"
+            task = Task(**sizes, binarizations=())
+            return count_built(changed.build_network, task, **_stage_of(structure.stage)), title
         genotype, settings = structure.read_genotype(), structure.settings
         assert settings is not None
         sizes |= {key: getattr(structure, key) for key in sizes}
@@ -89,16 +87,23 @@ def _profile(
         settings = _own_settings(genotype)
     sizes = _sizes(options, sizes)
     changes = {key: getattr(options, key) for key in ("num_cells", "init_channels")}
-    given = {key: value for key, value in changes.items() if value is not None}
-    settings = build(NetworkSettings, {**settings.model_dump(), **given}, "profile")
+    changes = {key: value for key, value in changes.items() if value is not None}
+    settings = build(NetworkSettings, {**settings.model_dump(), **changes}, "profile")
     title = (
         f"{path}: genotype {genotype.hash()}, {settings.num_cells} cells from {settings.init_channels}"
         f" channels, {_size_words(sizes)}"
     )
-    profile = profile_genotype(
-        genotype, sizes["in_channels"], sizes["image_size"], sizes["num_classes"], settings, **stage
-    )
-    return profile, title
+    return count(genotype, **sizes, settings=settings, **stage), title
+
+
+def _file_in(folder: Path) -> Path:
+    """What a run has to show: a retraining its trained network, a search its genotype."""
+    is_search = read_manifest(folder).get("kind") == "search"
+    file = folder / ("genotype.json" if is_search else "checkpoint.pt")
+    if not file.is_file():
+        what = "a search writes it when it ends" if is_search else "a retraining writes it after an epoch"
+        raise UserError(f"{folder}: holds no {file.name}; {what}: go on with --resume {folder}")
+    return file
 
 
 def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, str]:
@@ -109,32 +114,8 @@ def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, 
     for key, change in overrides.items():
         value = with_override(value, key.removeprefix("model."), change)
     choice, sizes = build(ModelChoice, value, "profile: model"), _sizes(options, dict(DEFAULT_SIZES))
-
-    def network() -> nn.Module:
-        return build_model(choice, Task(**sizes, binarizations=()))
-
-    stage = {"binarization": choice.model.binarization, "layers": choice.model.layers}
-    return _counted(network, choice.words(), sizes, stage)
-
-
-def _counted(
-    network: Callable[[], nn.Module], what: str, sizes: dict[str, Any], stage: dict[str, Any]
-) -> tuple[Profile, str]:
-    """The count of a published network: in closed form where it is that of a genotype, else as executed."""
-    title = f"{what}, {_size_words(sizes)}"
-    in_channels, image_size = sizes["in_channels"], sizes["image_size"]
-    try:
-        with torch.device("meta"):
-            built = network()
-            if type(built) is Network and any(binary_convolutions(built)):
-                classes, settings = sizes["num_classes"], built.settings
-                closed = profile_genotype(built.genotype, in_channels, image_size, classes, settings, **stage)
-                return closed, title
-            return profile_module(built, in_channels, image_size), title
-    except UserError:
-        raise
-    except Exception:  # some binarizers read numbers, which the meta device does not have
-        return profile_module(network(), in_channels, image_size), title
+    title = f"{choice.words()}, {_size_words(sizes)}"
+    return count(choice, **sizes), title
 
 
 def _stage_of(stage: StageConfig) -> dict[str, Any]:

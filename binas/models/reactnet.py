@@ -47,7 +47,7 @@ class ReActNetOptions(WidthOptions):
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """The first 3×3 convolution has stride 2 (imagenet) or 1 (cifar)."""
     downsampling: Downsampling = "binary"
-    """Of the 1×1 convolutions that widen a stream whose size halves: binary (A), real (B, C)."""
+    """Of the 1×1 convolutions that double the channels: binary (A), real (B, C)."""
     downsampling_groups: int = 1
     """Groups of those where they are real-valued: 4 in B, 1 in C."""
 
@@ -61,8 +61,9 @@ class ReActBlock(nn.Module):
     that is the two convolutions of the paper, whose sign is shared.
 
     Shape: (N, C_in, H, W) -> (N, C_out, ceil(H/stride), ceil(W/stride)), C_out is C_in or twice that.
-    Deviation: with real-valued down-sampling the 1×1 convolution reads y itself, not its sign; the paper
-        does not say.
+    Uncertain: the paper calls the layers that B and C make real-valued "downsampling" ones. All five that
+        double the channels are taken, the first of stride 1 among them: with the four of stride 2 alone
+        the counts do not come out as printed. They read y itself, not its sign; the paper does not say.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class ReActBlock(nn.Module):
         groups = options.downsampling_groups
         self.pointwise = nn.Sequential(
             real_conv(in_channels, out_channels, 1, groups=groups, why=SHORTCUT)
-            if stride == 2 and options.downsampling == "real"
+            if self.copies > 1 and options.downsampling == "real"
             else binary_conv(task, in_channels, out_channels, 1),
             nn.BatchNorm2d(out_channels),
         )

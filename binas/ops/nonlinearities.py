@@ -63,6 +63,8 @@ class RPReLU(nn.Module):
     Reference: Liu et al., ReActNet, arXiv:2003.03488, eqs. 4-10; β begins at ¼, γ and ζ at 0.
     """
 
+    why_real = "learned slope and shifts of an activation, three for each channel"
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.full((channels,), 0.25))

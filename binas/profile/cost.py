@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Measure = Literal[
+    "parameters", "parameters_as_published", "binary_parameters", "bits", "flops", "bops", "ops"
+]  # fmt: skip
+"""The totals of the first column: what an objective can be."""
 
 Shape = tuple[int, ...]
 
 REAL_BITS = 32
+WHY_BINARIZER = "what its binarizers learn: thresholds, scales or levels"
+WHY_ACTIVATION = "slopes that an activation learns"
+WHY_UNSAID = "no reason given; the module can say one in an attribute why_real"
 MAX_BITWISE = 8
 """Codes of at most so many bits are multiplied bit by bit; wider ones count as real-valued."""
 
@@ -24,12 +32,13 @@ FLOPs. "Convolutions and linear" counts these layers' operations only; a bias be
 "Everything" adds to the FLOPs: batch-norm 1 per element; k×k pool k² per output element, global average
 1 per input element; activation 1 per element; sign 1 per input element and scale 1 per output element of
 a binary convolution (1 for each of several scales inside its kernel); addition 1 per element. Copies,
-padding, concatenation and shuffles are free. Bits = binary weights × bits of a code × bases (1 for ±1,
-2 for ternary ones) + 32 × (real-valued parameters + scale and shift of affine batch-norms).
-Running statistics, what only training uses (auxiliary head, latent weights) and binarizers of other
-stages are not counted. Packed bytes are bits/8, rounded up per layer. The scale per filter of a binary
-convolution, 32 bit each, follows from its latent weights: it is no parameter and not in the bits, but a
-packed file holds it, so it is stated beside them. 1 kB is 1000 bytes. Counts are for one image."""
+padding, concatenation and shuffles are free, and so is what a binarizer asks of its input to choose a
+scale (XNOR-Net's K). Bits = binary weights × bits of a code × bases (1 for ±1, 2 for ternary ones) +
+32 × (real-valued parameters + scale and shift of affine batch-norms). Running statistics, what only
+training uses (auxiliary head, latent weights) and binarizers of other stages are not counted. Packed
+bytes are bits/8, rounded up per layer. The scale per filter of a binary convolution, 32 bit each, follows
+from its latent weights: it is no parameter and not in the bits, but a packed file holds it, so it is
+stated beside them. 1 kB is 1000 bytes. Counts are for one image."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class LayerCost:
         flops, bops: of convolutions and linear layers.
         extra_operations: what the column "everything" adds to the FLOPs.
         scale_bits: for the scales of a binary layer; not in `bits`.
-        why_real: the reason for real-valued weights.
+        why_real: the reason for real-valued weights, see `reason`.
     """
 
     name: str
@@ -93,6 +102,22 @@ class LayerCost:
         return math.prod(self.output_shape)
 
     @property
+    def activation_bytes(self) -> int:
+        """The output as float32."""
+        return self.activation_elements * REAL_BITS // 8
+
+    @property
+    def reason(self) -> str:
+        """Why there are real-valued parameters besides those of batch-norms; empty where there are none."""
+        if not self.real_parameters:
+            return ""
+        if self.why_real:
+            return self.why_real
+        if self.binary_parameters:
+            return WHY_BINARIZER
+        return WHY_ACTIVATION if self.kind == "activation" else WHY_UNSAID
+
+    @property
     def precision(self) -> str:
         """Weights × inputs in words, empty for a layer that multiplies no weights with its input."""
         if self.kind not in ("convolution", "linear"):
@@ -121,7 +146,8 @@ class LayerCost:
             "ops": self.ops,
             "extra_operations": self.extra_operations,
             "activation_elements": self.activation_elements,
-            "why_real": self.why_real,
+            "activation_bytes": self.activation_bytes,
+            "why_real": self.reason,
         }
 
 
@@ -207,6 +233,23 @@ class Profile:
         """Binary parameters among all, from 0 to 1."""
         return self.binary_parameters / self.parameters if self.parameters else 0.0
 
+    def by_precision(self) -> dict[str, tuple[int, int]]:
+        """Parameters and their bits by precision: codes by their width, real-valued ones, batch-norms."""
+        found: dict[str, tuple[int, int]] = {}
+        for layer in sorted(self.layers, key=lambda layer: layer.weight_bits):
+            if layer.binary_parameters:
+                name = f"{layer.weight_bits}-bit weights"
+                count, bits = found.get(name, (0, 0))
+                count += layer.binary_parameters
+                found[name] = (count, bits + layer.binary_parameters * layer.weight_bits)
+        for name, count in (
+            ("32-bit weights", sum(layer.real_parameters for layer in self.layers)),
+            ("32-bit batch-norm scales and shifts", sum(layer.norm_parameters for layer in self.layers)),
+        ):
+            if count:
+                found[name] = (count, count * REAL_BITS)
+        return found
+
     @property
     def largest_activation_bytes(self) -> int:
         """Input and output, as float32, of the layer where they are largest together."""
@@ -214,7 +257,7 @@ class Profile:
         return max(elements, default=0) * REAL_BITS // 8
 
     def totals(self) -> dict[str, int | float]:
-        """The totals of the column "convolutions and linear"."""
+        """The totals of the column "convolutions and linear", by `Measure`."""
         return {
             "parameters": self.parameters,
             "parameters_as_published": self.parameters_as_published,
@@ -234,6 +277,11 @@ class Profile:
                 "bops": self.bops,
                 "ops": self.ops_of_everything,
             },
+            "by_precision": {
+                name: {"parameters": count, "bits": bits}
+                for name, (count, bits) in self.by_precision().items()
+            },
+            "binary_share": self.binary_share,
             "storage": {
                 "packed_bytes": self.packed_bytes,
                 "scale_bytes": self.scale_bytes,

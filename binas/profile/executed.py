@@ -206,7 +206,9 @@ def _is_bitwise(module: nn.Module) -> bool:
 
 
 def _shape(values: tuple[Any, ...]) -> Shape:
-    first = next((value for value in values if isinstance(value, Tensor)), None)
+    """Of the first tensor, or of the first in a tuple of them."""
+    flat = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
+    first = next((value for value in flat if isinstance(value, Tensor)), None)
     return () if first is None else tuple(first.shape[1:])
 
 

@@ -11,31 +11,28 @@ from itertools import groupby
 from binas.profile.cost import CONVENTIONS, LayerCost, Profile
 from binas.profile.executed import ROOT
 
-MAX_NAME = 48
+MAX_NAME = 34
+MARKS = "abcdefghijklmnopqrstuvwxyz"
 
 Row = tuple[str, ...]
 
 
 def to_table(profile: Profile, layers: bool = False) -> str:
-    """The table that `binas profile` prints: a row for stem, each cell and head, totals, conventions.
+    """The table that `binas profile` prints: a row for stem, each cell or block and head; totals; rules.
 
     Args:
         profile: what is shown.
-        layers: a row for every layer instead.
+        layers: a row for every layer instead, with a letter for the reason why it is real-valued.
     """
     body = _layer_rows(profile) if layers else _part_rows(profile)
-    total = ("total", "", *_numbers(profile.layers))
     heads = (
         "layer" if layers else "part",
         "output" if layers else "pixels",
-        "parameters",
-        "binary",
-        "kB",
-        "FLOPs",
-        "BOPs",
-        "OPs",
+        *("parameters", "binary", "bits", "kB", "output kB", "FLOPs", "BOPs", "OPs"),
+        *(("real",) if layers else ()),
     )
-    parts = [_aligned([heads, *body, total]), _columns(profile), _sentences(profile)]
+    total = ("total", "", *_numbers(profile.layers), *(("",) if layers else ()))
+    parts = [_aligned([heads, *body, total]), _columns(profile), _precisions(profile), _sentences(profile)]
     reasons = _reasons(profile)
     return "\n\n".join([*parts, *([reasons] if reasons else []), CONVENTIONS]) + "\n"
 
@@ -54,8 +51,12 @@ def to_csv(profile: Profile) -> str:
 
 
 def parts_of(profile: Profile) -> list[tuple[str, list[LayerCost]]]:
-    """The layers by the part of the network that they stand in: stem, each cell, head."""
-    return [(part, list(layers)) for part, layers in groupby(profile.layers, key=lambda layer: _part(layer))]
+    """The layers by the part of the network that they stand in: stem, each cell or block, head."""
+    inside = {block for layer in profile.layers if (block := _block(layer.name)) not in ("", layer.name)}
+    return [
+        (part, list(layers))
+        for part, layers in groupby(profile.layers, key=lambda layer: _part(layer.name, inside))
+    ]
 
 
 def kilobytes(num_bytes: int) -> str:
@@ -71,13 +72,20 @@ def short_count(count: float) -> str:
     return f"{count:.4g}"
 
 
-def _part(layer: LayerCost) -> str:
-    words = layer.name.split(".")
-    if words[0] in ("classifier", ROOT):
+def _block(name: str) -> str:
+    """The name up to its first number: that of a block, where layers stand inside."""
+    words = name.split(".")
+    number = next((position for position, word in enumerate(words) if word.isdigit()), None)
+    return "" if not number else ".".join(words[: number + 1])
+
+
+def _part(name: str, blocks: set[str]) -> str:
+    first, *more = name.split(".")
+    if first in ("classifier", ROOT):
         return "head"
-    if words[0] == "cells":
-        return f"cell {words[1]}"
-    return ".".join(words[:2]) if len(words) > 2 and words[1].isdigit() else words[0]
+    if first == "cells":
+        return f"cell {more[0]}"
+    return block if (block := _block(name)) in blocks else first
 
 
 def _part_rows(profile: Profile) -> list[Row]:
@@ -88,8 +96,14 @@ def _part_rows(profile: Profile) -> list[Row]:
 
 
 def _layer_rows(profile: Profile) -> list[Row]:
+    marks = {why: mark for why, (mark, _) in _by_reason(profile).items()}
     return [
-        (_shortened(layer.name), "×".join(map(str, layer.output_shape)), *_numbers([layer]))
+        (
+            _shortened(layer.name),
+            "×".join(map(str, layer.output_shape)),
+            *_numbers([layer]),
+            marks.get(layer.reason, ""),
+        )
         for layer in profile.layers
     ]
 
@@ -97,9 +111,10 @@ def _layer_rows(profile: Profile) -> list[Row]:
 def _numbers(layers: Iterable[LayerCost]) -> Row:
     part = Profile(tuple(layers))
     binary = f"{part.binary_share:.1%}" if part.parameters else "-"
-    size = f"{part.packed_bytes / 1000:,.1f}"
+    stored = (short_count(part.bits), f"{part.packed_bytes / 1000:,.1f}")
+    outputs = f"{sum(layer.activation_bytes for layer in part.layers) / 1000:,.1f}"
     counts = (short_count(part.flops), short_count(part.bops), short_count(part.ops))
-    return (f"{part.parameters:,}", binary, size, *counts)
+    return (f"{part.parameters:,}", binary, *stored, outputs, *counts)
 
 
 def _columns(profile: Profile) -> str:
@@ -112,6 +127,14 @@ def _columns(profile: Profile) -> str:
     return _aligned([("", "convolutions and linear", "everything"), *rows])
 
 
+def _precisions(profile: Profile) -> str:
+    rows = [
+        (name, f"{count:,}", f"{bits:,}", f"{bits / profile.bits:.1%}")
+        for name, (count, bits) in profile.by_precision().items()
+    ]
+    return _aligned([("", "parameters", "bits", "of the size"), *rows])
+
+
 def _sentences(profile: Profile) -> str:
     extra = profile.parameters_as_published - profile.parameters
     lines = [
@@ -120,7 +143,8 @@ def _sentences(profile: Profile) -> str:
         f"A packed file would take {kilobytes(profile.file_bytes)} ({kilobytes(profile.packed_bytes)} of"
         f" parameters, {kilobytes(profile.scale_bytes)} of scales); as float32"
         f" {kilobytes(profile.float_bytes)}.",
-        f"Largest input and output of one layer: {kilobytes(profile.largest_activation_bytes)} as float32.",
+        f"Activations: input and output of one layer take {kilobytes(profile.largest_activation_bytes)} at"
+        " most, as float32.",
     ]
     if extra:
         lines.append(
@@ -130,18 +154,21 @@ def _sentences(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def _reasons(profile: Profile) -> str:
-    weights: dict[str, list[LayerCost]] = {}
+def _by_reason(profile: Profile) -> dict[str, tuple[str, list[LayerCost]]]:
+    """The real-valued layers by the reason why they are, each with its letter in the table of layers."""
+    found: dict[str, tuple[str, list[LayerCost]]] = {}
     for layer in profile.layers:
-        if layer.why_real and layer.real_parameters:
-            weights.setdefault(layer.why_real, []).append(layer)
-    if not weights:
-        return ""
+        if layer.reason:
+            found.setdefault(layer.reason, (MARKS[min(len(found), len(MARKS) - 1)], []))[1].append(layer)
+    return found
+
+
+def _reasons(profile: Profile) -> str:
     lines = []
-    for why, layers in weights.items():
+    for why, (mark, layers) in _by_reason(profile).items():
         count = sum(layer.real_parameters for layer in layers)
-        lines.append(f"  {count:,} in {layers[0].name}{_and_more(len(layers) - 1)}: {why}")
-    return "\n".join(["Real-valued besides batch-norms:", *lines])
+        lines.append(f"  {mark} {count:,} in {_shortened(layers[0].name)}{_and_more(len(layers) - 1)}: {why}")
+    return "\n".join(["Real-valued parameters besides batch-norms, and why:", *lines]) if lines else ""
 
 
 def _and_more(count: int) -> str:

@@ -1,0 +1,114 @@
+"""One call from a genotype, a published network or any module to its `Profile`, and limits on it.
+
+What a search or an evolution takes as objective or constraint: nothing is trained, a genotype is counted
+without being built, and a published network is built on torch's meta device, which holds no numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from binas.arch.genotype import Genotype
+from binas.arch.network import Network
+from binas.arch.space import NetworkSettings
+from binas.binarize import binary_convolutions
+from binas.config import Config, build
+from binas.errors import UserError
+from binas.models import ModelChoice, Task, build_model
+from binas.profile.closed_form import profile_genotype
+from binas.profile.cost import Measure, Profile
+from binas.profile.executed import profile_module
+
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+
+def count(
+    what: Genotype | ModelChoice | str | nn.Module,
+    image_size: tuple[int, int] = (32, 32),
+    num_classes: int = 10,
+    in_channels: int = 3,
+    settings: NetworkSettings | None = None,
+    **stage: Any,
+) -> Profile:
+    """What a network costs for one image.
+
+    Args:
+        what: a genotype, a published network or its name, or a module, whose own classes then count.
+        image_size: height and width in pixels.
+        num_classes: outputs.
+        in_channels: of the images.
+        settings: depth and width of a genotype's network; None means those of its space.
+        stage: `binarization`, `binarize_activations`, `binarize_weights` and `layers` of the training
+            stage that counts, for a genotype; without them what its space says.
+    Raises:
+        UserError: an option of a published network does not fit, an operation cannot be counted, or
+            settings or a stage are given for something that has its own.
+    """
+    if isinstance(what, Genotype):
+        return profile_genotype(what, in_channels, image_size, num_classes, settings, **stage)
+    if settings is not None or stage:
+        raise UserError("count: settings and stages are for genotypes; a network has its own")
+    if isinstance(what, nn.Module):
+        return profile_module(what, in_channels, image_size)
+    choice = build(ModelChoice, what, "count") if isinstance(what, str) else what
+    task = Task(in_channels, image_size, num_classes, ())
+    own = {"binarization": choice.model.binarization, "layers": choice.model.layers}
+    return count_built(lambda: build_model(choice, task), task, **own)
+
+
+def count_built(network: Callable[[], nn.Module], task: Task, **stage: Any) -> Profile:
+    """The count of a network that is built here: in closed form where it is that of a genotype, else as run.
+
+    Args:
+        network: builds it, on whatever device is the default one.
+        task: sizes of images, and classes.
+        stage: see `count`.
+    """
+    try:
+        with torch.device("meta"):
+            return _count_built(network(), task, stage)
+    except UserError:
+        raise
+    except Exception:  # some binarizers read numbers, which the meta device does not have
+        return _count_built(network(), task, stage)
+
+
+def _count_built(built: nn.Module, task: Task, stage: dict[str, Any]) -> Profile:
+    sizes = (task.in_channels, task.image_size)
+    if type(built) is Network and any(binary_convolutions(built)):
+        return profile_genotype(built.genotype, *sizes, task.num_classes, built.settings, **stage)
+    return profile_module(built, *sizes)
+
+
+class Limits(Config):
+    """What a network may cost at most; what is not set is not limited."""
+
+    parameters: int | None = Field(None, ge=0)
+    """All parameters that are read."""
+    bits: int | None = Field(None, ge=0)
+    """Stored bits: binary weights × bits of a code + 32 × all other parameters."""
+    flops: float | None = Field(None, ge=0)
+    """Real-valued multiply-accumulates of convolutions and linear layers for one image."""
+    bops: float | None = Field(None, ge=0)
+    """1-bit multiply-accumulates for one image."""
+    ops: float | None = Field(None, ge=0)
+    """FLOPs + BOPs/64."""
+
+    def excess(self, profile: Profile) -> dict[str, float]:
+        """By how much of itself each limit is exceeded; 0 or less means that it is kept.
+
+        An optimizer takes them as constraints as they are: all at most 0 is feasible.
+        """
+        totals = profile.totals()
+        limits = {key: value for key, value in self.model_dump().items() if value is not None}
+        # a limit of 0 is exceeded by the count itself
+        return {key: (totals[key] - limit) / max(limit, 1) for key, limit in limits.items()}
+
+    def holds(self, profile: Profile) -> bool:
+        """Whether no limit is exceeded."""
+        return all(excess <= 0 for excess in self.excess(profile).values())
