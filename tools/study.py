@@ -187,7 +187,9 @@ def variant_recipe(
         for key, value in {**part.changes, **part.only.get(name, {})}.items():
             stage = with_override(stage, key, value)
         stages.append(stage)
-    return load_recipe(network.recipe, {**overrides, "retrain.stages": stages})
+    # the parts are of the changed stage already; a change to stages.0 would fall on the first of them again
+    rest = {key: value for key, value in overrides.items() if not key.startswith("retrain.stages.")}
+    return load_recipe(network.recipe, {**rest, "retrain.stages": stages})
 
 
 def _check_networks(question: Question, networks: Mapping[str, NetworkEntry], path: Path) -> None:
