@@ -39,7 +39,10 @@ networks:
   mlp:
     recipe: mlp_mnist
     title: MLP
-    small: {data.name: digits, data.subset: 300, model.hidden: [16], retrain.stages.0.epochs: 2}
+    sizes:
+      small:
+        words: very small
+        changes: {data.name: digits, data.subset: 300, model.hidden: [16], retrain.stages.0.epochs: 2}
 """
 QUESTION = """\
 title: Which optimizer?

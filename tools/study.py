@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from measured import NOT_MEASURED
 from pydantic import Field
@@ -23,9 +23,16 @@ from binas.recipe import Recipe, load_recipe
 from binas.registry import nearest
 
 NETWORKS_FILE = "networks.yaml"
-Size = Literal["small", "full"]
-SIZES = get_args(Size)
 Overrides = dict[str, Any]
+
+
+class SizeEntry(Config):
+    """A size of a network's training."""
+
+    words: str
+    """What tables say of it."""
+    changes: Overrides = {}
+    """Dotted overrides of the recipe."""
 
 
 class NetworkEntry(Config):
@@ -35,12 +42,8 @@ class NetworkEntry(Config):
     """Name or file of a recipe with a `model` and one stage."""
     title: str
     """What tables call it."""
-    small: Overrides = {}
-    """Dotted overrides for the size that runs on a small machine."""
-    small_words: str = ""
-    """The small size in words."""
-    full_words: str = ""
-    """The full layout in words."""
+    sizes: dict[str, SizeEntry] = Field(min_length=1)
+    """By name; --size chooses."""
 
 
 class Networks(Config):
@@ -90,7 +93,7 @@ class Question(Config):
     networks: tuple[str, ...] = Field(min_length=1)
     """Which of `networks.yaml`."""
     columns: tuple[Literal["flips", "epochs_to", "positive_share", "gap"], ...] = ()
-    """Columns beside accuracies: flip ratio, epochs to 78 and 82 % in validation, share of +1 after pools,
+    """Columns beside accuracies: flip ratio, epochs to 75 and 80 % in validation, share of +1 after pools,
     gap to the variant that trains on."""
     picture: bool = False
     """Whether its accuracy curves are drawn."""
@@ -136,13 +139,14 @@ class Study:
     questions: Mapping[str, Question]
     networks: Mapping[str, NetworkEntry]
     planned: tuple[Planned, ...]
-    size: Size
+    size: str
 
 
-def load_study(folder: Path, size: Size = "small", chosen: tuple[str, ...] = ()) -> Study:
+def load_study(folder: Path, size: str = "small", chosen: tuple[str, ...] = ()) -> Study:
     """The study in a folder.
 
     Args:
+        size: which of the sizes in `networks.yaml`.
         chosen: names of questions; empty: all.
     Raises:
         UserError: a file is missing or wrong, or a variant's recipe is; told with file and key.
@@ -150,6 +154,9 @@ def load_study(folder: Path, size: Size = "small", chosen: tuple[str, ...] = ())
     file = folder / NETWORKS_FILE
     networks = build(Networks, read_mapping(file), str(file)).networks
     known = sorted(path.stem for path in folder.glob("*.yaml") if path.name != NETWORKS_FILE)
+    for name, entry in networks.items():
+        if size not in entry.sizes:
+            raise UserError(f"{file}: networks.{name}.sizes: no '{size}';{nearest(size, entry.sizes)}")
     for name in chosen:
         if name not in known:
             raise UserError(f"{folder}: no question '{name}';{nearest(name, known)}")
@@ -169,11 +176,15 @@ def load_study(folder: Path, size: Size = "small", chosen: tuple[str, ...] = ())
 
 
 def variant_recipe(
-    name: str, network: NetworkEntry, question: Question, variant: Variant, size: Size
+    name: str, network: NetworkEntry, question: Question, variant: Variant, size: str
 ) -> Recipe:
     """The recipe of a network's variant."""
-    overrides: Overrides = dict(network.small) if size == "small" else {}
-    overrides |= {**question.changes, **variant.changes, **variant.only.get(name, {})}
+    overrides = {
+        **network.sizes[size].changes,
+        **question.changes,
+        **variant.changes,
+        **variant.only.get(name, {}),
+    }
     recipe = load_recipe(network.recipe, overrides)
     if recipe.model is None or len(recipe.retrain.stages) != 1:
         raise UserError(f"{network.recipe}: a study needs a recipe with a model and one stage")
