@@ -24,7 +24,6 @@ from bakeoff_table import write_table
 
 from binas.errors import UserError
 from binas.run.device import device_name
-from binas.run.files import write_atomic
 from binas.run.seeds import set_deterministic
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -86,13 +85,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 class Rows:
-    """Finished rows in a file of JSON lines; those of another recipe or of other code do not count."""
+    """Finished rows in a file of JSON lines, to which several processes may add side by side.
+
+    Rows of another recipe or of other code do not count; of several with one key the last one does.
+    """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        self._rows: list[Row] = [json.loads(line) for line in text.splitlines() if line]
         # now, because files may change while this process goes on with the code that it has read
         self.digests = {
             (name, data): digest(settings, name, data)
@@ -100,8 +100,14 @@ class Rows:
         }
 
     def valid(self) -> list[Row]:
-        """The rows that count."""
-        return [row for row in self._rows if self.digests.get((row["entry"], row["data"])) == row["digest"]]
+        """The rows that count, as the file has them by now."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        found: dict[tuple[Any, ...], Row] = {}
+        for line in filter(None, text.splitlines()):
+            row = json.loads(line)
+            if self.digests.get((row["entry"], row["data"])) == row["digest"]:
+                found[row["entry"], row["data"], row["seed"]] = row
+        return list(found.values())
 
     def of(self, name: str, data: str) -> Iterator[Row]:
         """Those of an entry and a data set."""
@@ -116,10 +122,13 @@ class Rows:
         return next((float(row["shorter"]) for row in self.of(name, data)), None)
 
     def add(self, row: Row) -> None:
-        """Puts a row in the place of an outdated one, on disk too."""
-        key = ("entry", "data", "seed")
-        self._rows = [old for old in self._rows if [old[k] for k in key] != [row[k] for k in key]] + [row]
-        write_atomic(self.path, "".join(json.dumps(one) + "\n" for one in self._rows))
+        """Adds a row to the file by a single write, which is there as a whole or not at all."""
+        line = (json.dumps(row) + "\n").encode()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
 
 
 def _command(options: argparse.Namespace) -> str:
