@@ -85,7 +85,7 @@ def test_a_run_gives_a_table_and_is_resumed(
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
         "cell/tiny/0", "binary/MLP/0", "real/MLP/0",
     ]  # fmt: skip
-    rows = [json.loads(line) for line in (study.parent / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (study.parent / "table.jsonl").read_text().splitlines()]
     assert all(0.1 < row["test_accuracy"] <= 1 and row["epochs"] == 1 for row in rows)
     binary, real = rows[1], rows[2]
     assert binary["binary_parameters"] == 64 * 64 * 2 and real["binary_parameters"] == 0
@@ -94,12 +94,12 @@ def test_a_run_gives_a_table_and_is_resumed(
     accuracy = f"{100 * binary['test_accuracy']:.1f} (1)"
     assert f"| MLP | mlp (hidden (64, 64, 64)) | {accuracy} |" in table.replace("[", "(").replace("]", ")")
 
-    (study.parent / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    (study.parent / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert run(study, monkeypatch, "--seeds", "0", "1") == 0
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
         "real/MLP/0", "cell/tiny/1", "binary/MLP/1", "real/MLP/1",
     ]  # fmt: skip
-    again = [json.loads(line) for line in (study.parent / "rows.jsonl").read_text().splitlines()]
+    again = [json.loads(line) for line in (study.parent / "table.jsonl").read_text().splitlines()]
     assert again[:2] == rows[:2]
     assert again[2]["test_accuracy"] == rows[2]["test_accuracy"]  # the same run
     assert re.search(r"\| MLP \|.*± .*\(2\)", (study.parent / "table.md").read_text())
@@ -113,7 +113,7 @@ def test_another_recipe_runs_again(
     capsys.readouterr()
     assert run(study, monkeypatch, "--seeds", "0") == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    assert len((study.parent / "rows.jsonl").read_text().splitlines()) == 3
+    assert len((study.parent / "table.jsonl").read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,12 @@ def test_questions_of_from_scratch_are_told_apart() -> None:
 
 def test_a_question_on_digits_gives_a_table(tmp_path: Path) -> None:
     (tmp_path / "networks.yaml").write_text(
-        "networks:\n  net:\n    recipe: bireal_resnet18_imagenet\n    title: Small net\n    small:\n"
-        "      data: {name: digits}\n"
-        "      model: {name: bireal_resnet18, stem: cifar, width: 0.125, blocks: [1]}\n"
-        "      retrain.batch_size: 256\n      retrain.validation_fraction: 0.1\n"
-        "      retrain.stages.0.epochs: 2\n"
+        "networks:\n  net:\n    recipe: bireal_resnet18_imagenet\n    title: Small net\n    sizes:\n"
+        "      small:\n        words: as small as can be\n        changes:\n"
+        "          data: {name: digits}\n"
+        "          model: {name: bireal_resnet18, stem: cifar, width: 0.125, blocks: [1]}\n"
+        "          retrain.batch_size: 256\n          retrain.validation_fraction: 0.1\n"
+        "          retrain.stages.0.epochs: 2\n"
     )
     (tmp_path / "start.yaml").write_text(
         "title: From where?\nsource: table 9\nnetworks: [net]\nvariants:\n"
@@ -181,7 +182,7 @@ def test_a_question_on_digits_gives_a_table(tmp_path: Path) -> None:
     out, tables = tmp_path / "out", tmp_path / "tables"
     words = ["--study", tmp_path, "--out", out, "--benchmarks", tables, "--machine", "test"]
     assert study_from_scratch.main([str(word) for word in [*words, "--seeds", "0"]]) == 0
-    epochs = [row["epochs"] for row in measured.Rows(out / "rows.jsonl")]
+    epochs = [row["epochs"] for row in measured.Rows(tables / "from_scratch_test.jsonl")]
     assert epochs == [2, 2]
     table = (tables / "from_scratch_test.md").read_text()
     row = re.search(

@@ -1,7 +1,8 @@
 """Published families under one recipe, beside their full-precision twins and a searched cell of equal OPs.
 
-The families, the cells and the recipe stand in `configs/studies/models.yaml`. A row is kept for every
-finished run and the table is written anew after each, so that a run can be stopped and started again.
+The families, the cells and the recipe stand in `configs/studies/models.yaml`. Finished runs are rows of
+`benchmarks/models_<machine>.jsonl`, and the table beside it is written again after each; interrupted, the
+same command goes on with what has no row yet.
 """
 
 from __future__ import annotations
@@ -155,12 +156,12 @@ def check_operations(study: Study, families: Sequence[str]) -> None:
 
 def measure(study: Study, families: Sequence[str], seeds: Sequence[int], out: Path, table: Path) -> Rows:
     """Runs what has no row yet, and writes the table after each run."""
-    rows = Rows(out / "rows.jsonl")
+    rows = Rows(table.with_suffix(".jsonl"))
     for run in runs_of(study, families, seeds):
         settings = settings_hash(run.recipe, run.genotype)
         if rows.find(run.key, settings) is not None:
             continue
-        result = train(run.recipe, out / "runs" / run.key.replace("/", "-").replace(" ", "_"), run.genotype)
+        result = train(run.recipe, out / run.key.replace("/", "-").replace(" ", "_"), run.genotype)
         row = rows.add(run.key, settings, {**identity(run), **result})
         print(f"{run.key}: {row['test_accuracy']:.4f}, {row['cpu_seconds']:.0f} s of CPU", flush=True)
         write_atomic(table, report(study, rows, table))
@@ -265,7 +266,7 @@ def main() -> int:
     parser.add_argument("--study", type=Path, default=STUDY, help=f"what to compare (default: {STUDY.name})")
     parser.add_argument("--families", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench_models"), help="rows and runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_models"), help="folders of runs")
     parser.add_argument(
         "--machine", default=machine_name(), help=f"word for the table (default: {machine_name()})"
     )

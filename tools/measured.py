@@ -24,6 +24,7 @@ import torch
 from binas import __version__
 from binas.arch.genotype import Genotype
 from binas.config import build, read_text
+from binas.data.batches import Batches
 from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
@@ -33,7 +34,8 @@ from binas.run.device import pick_device
 from binas.run.files import write_atomic
 from binas.run.folder import RunFolder
 from binas.run.seeds import set_deterministic
-from binas.train.evaluation import evaluate_checkpoint
+from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -101,7 +103,7 @@ def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dic
     """Trains a model or a genotype in this process, by the product's own loop, and tests its last epoch.
 
     Args:
-        folder: of the run; emptied first. What is printed goes to `log.txt` in it.
+        folder: of the run; emptied first and removed when done. What is printed stays in a file beside it.
     Returns:
         test accuracy and loss, training accuracy of the last epoch, CPU seconds, epochs.
     """
@@ -114,12 +116,15 @@ def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dic
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")
-    start = time.process_time()
+    data, start = opened(recipe.data), time.process_time()
     with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        retraining = Retraining(what, recipe.retrain, opened(recipe.data), recipe.seed, device, False)
+        retraining = Retraining(what, recipe.retrain, data, recipe.seed, device, False)
         with RunFolder.create(folder, "retrain") as run:
             reached = retraining.run(run)
-            tested = evaluate_checkpoint(run.checkpoint, "test", device)
+            network, structure, _ = load_model(run.checkpoint, ())
+    images = Batches(data.test(), EVALUATION_BATCH_SIZE, device, data.mean, data.std)
+    tested = evaluate(network.to(device), images, structure.stage.loss)
+    shutil.rmtree(folder)
     return {
         "test_accuracy": tested["accuracy"],
         "test_loss": tested["loss"],

@@ -1,8 +1,9 @@
 """The questions of "Back to Simplicity" (Bethge et al., arXiv:1906.08637), at a size that two cores train.
 
 Each file of `configs/studies/from_scratch/` is a question in the format of `study.py`; every variant is a
-recipe that the product's own loop trains, equal recipes once. A finished run is a row in OUT/rows.jsonl, and
-one that was cut off goes on from its last epoch. The one table is written again after each run.
+recipe that the product's own loop trains, equal recipes once. Finished runs are rows of
+`benchmarks/from_scratch_<machine>.jsonl`, and one that was cut off goes on from its last epoch. The one table
+beside it is written again after each run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 from measured import CHECKOUT, Rows, machine_name, machine_words, markdown_table, mean_std
-from study import SIZES, Planned, Study, load_study
+from study import Planned, Study, load_study
 from study_optimisation import run, summary
 
 from binas.config import read_mapping
@@ -33,8 +34,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", metavar="FOLDER", type=Path, default=FOLDER, help="other questions")
     parser.add_argument("--questions", nargs="+", default=(), metavar="NAME", help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--size", choices=SIZES, default="small", help="full: the paper's layouts and epochs")
-    parser.add_argument("--out", type=Path, default=Path("runs/study_from_scratch"), help="rows and runs")
+    parser.add_argument(
+        "--size", default="small", help="small, tiny, or full: the papers' layouts and epochs"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/study_from_scratch"), help="folders of runs")
     parser.add_argument("--machine", default=machine_name(), help="in the names of the table's files")
     parser.add_argument("--benchmarks", type=Path, default=CHECKOUT / "benchmarks", help="where it goes")
     parser.add_argument("--table", action="store_true", help="write the table from the rows, train nothing")
@@ -42,14 +45,14 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         chosen = load_study(options.study, options.size, tuple(options.questions))
         whole = load_study(options.study, options.size)
-        rows = Rows(options.out / "rows.jsonl")
         path = options.benchmarks / f"from_scratch_{options.machine}.md"
+        rows = Rows(path.with_suffix(".jsonl"))
         if not options.table:
             torch.set_num_threads(1)
             set_deterministic(torch.device("cpu"))
             for planned, seed in missing(chosen, rows, options.seeds):
                 key = planned.key(seed)
-                row = run(planned, seed, options.out / "runs" / key.replace("/", "_"))
+                row = run(planned, seed, options.out / key.replace("/", "_"))
                 rows.add(key, planned.settings(), row)
                 words_of_row = f"{planned.question}, {planned.variant}, {key}: {json.dumps(summary(row))}"
                 print(words_of_row, flush=True)
@@ -132,10 +135,11 @@ def _head(study: Study, rows: Rows) -> str:
     settings = {planned.settings() for planned in study.planned}
     found = [row for row in rows if row["settings"] in settings]
     minutes = sum(row["cpu_seconds"] for row in found) / 60
-    command = "python tools/study_from_scratch.py" + (" --size full" if study.size == "full" else "")
+    command = "python tools/study_from_scratch.py" + (
+        f" --size {study.size}" if study.size != "small" else ""
+    )
     sizes = "\n".join(
-        f"- {entry.title}: {_flat(entry.small_words if study.size == 'small' else entry.full_words)}"
-        for entry in study.networks.values()
+        f"- {entry.title}: {_flat(entry.sizes[study.size].words)}" for entry in study.networks.values()
     )
     return (
         "# From scratch: the questions of Back to Simplicity\n\n"
