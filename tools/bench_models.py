@@ -118,19 +118,28 @@ class Run:
 
 
 def runs_of(study: Study, families: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
-    """All trainings, the first seed of everything first."""
-    cells = dict.fromkeys(study.families[name].cell for name in families)
+    """All trainings: the first seed of everything first, and the twins of the other seeds last."""
     for seed in seeds:
-        for name in cells:
-            cell = study.cells[name]
-            genotype = read_genotype(find_file(cell.genotype, "genotypes"), OPS)
-            retrain = study.recipe.retrain.model_copy(update={"network": cell.network})
-            changes = {"seed": seed, "model": None, "retrain": retrain}
-            yield Run(name, "cell", study.recipe.model_copy(update=changes), genotype)
-        for name in families:
-            for kind in ("binary", "real"):
-                model = _choice(study.families[name].model, kind == "real")
-                yield Run(name, kind, study.recipe.model_copy(update={"seed": seed, "model": model}))
+        yield from _cells(study, families, seed)
+        yield from _networks(study, families, seed, ("binary", "real") if seed == seeds[0] else ("binary",))
+    for seed in seeds[1:]:
+        yield from _networks(study, families, seed, ("real",))
+
+
+def _cells(study: Study, families: Sequence[str], seed: int) -> Iterator[Run]:
+    for name in dict.fromkeys(study.families[name].cell for name in families):
+        cell = study.cells[name]
+        genotype = read_genotype(find_file(cell.genotype, "genotypes"), OPS)
+        retrain = study.recipe.retrain.model_copy(update={"network": cell.network})
+        changes = {"seed": seed, "model": None, "retrain": retrain}
+        yield Run(name, "cell", study.recipe.model_copy(update=changes), genotype)
+
+
+def _networks(study: Study, families: Sequence[str], seed: int, kinds: Sequence[str]) -> Iterator[Run]:
+    for name in families:
+        for kind in kinds:
+            model = _choice(study.families[name].model, kind == "real")
+            yield Run(name, kind, study.recipe.model_copy(update={"seed": seed, "model": model}))
 
 
 def _choice(model: ModelChoice, real: bool) -> ModelChoice:
