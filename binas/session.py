@@ -67,9 +67,11 @@ def of_all_ranks(config: Batched, resumed: RunFolder | None) -> Batched:
     whole = config.batch_size * started
     if started == num_ranks() == 1:
         return config
-    each = f"{whole // num_ranks()} of them on each of {num_ranks()} rank{'s' * (num_ranks() > 1)}"
-    before = "" if started == num_ranks() else f", as when it was started on {started}"
-    say(f"a step takes {whole} images{before}, {each}")
+    before = (
+        "" if started == num_ranks() else f", as when it was started on {started} rank{'s' * (started > 1)}"
+    )
+    each = f", {whole // num_ranks()} of them on each of {num_ranks()} ranks" if num_ranks() > 1 else ""
+    say(f"a step takes {whole} images{before}{each}")
     return config.model_copy(update={"batch_size": whole})
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +25,12 @@ LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher tells each process by its environment."""
 PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others; rank 0 writes and draws meanwhile."""
+
+
+GO_ON = (
+    "its own message, or the launcher's, says why. Start the job again with --resume: on any number of ranks"
+    " it goes on after the last finished epoch"
+)
 
 
 class Distributed(Config):
@@ -73,7 +81,7 @@ def joined_ranks() -> Iterator[None]:
     """Inside, the ranks that a launcher has started know each other: gloo on the CPU, NCCL on CUDA.
 
     Raises:
-        UserError: they cannot reach each other.
+        UserError: they cannot reach each other, or the launcher ends this one because another has ended.
     """
     if launched_ranks() == 1 or dist.is_initialized():
         yield
@@ -86,9 +94,20 @@ def joined_ranks() -> Iterator[None]:
             f"the ranks cannot reach each other at {where} ({_first_line(error)}); check the launcher's"
             " address and that every machine starts the same number of ranks"
         ) from None
-    yield
-    # not after an error: the others may be gone, and the process ends anyway
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this error is told, and the process ends
+        raise
+    # not after an error: the others may be gone
+    wait_for_all()
+    signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise UserError(f"stopped by the launcher: the job was cancelled, or another rank has ended; {GO_ON}")
 
 
 def wait_for_all() -> None:
@@ -158,11 +177,7 @@ def told_by_ranks(error: Exception) -> str:
     )
     if not lost:
         return ""
-    return (
-        f"another rank has ended or cannot be reached ({_first_line(error)}), so all {num_ranks()} end here;"
-        " its own message says why. Start the job again with --resume: with any number of ranks it goes on"
-        " after the last finished epoch"
-    )
+    return f"another rank has ended or cannot be reached ({_first_line(error)}), so all end; {GO_ON}"
 
 
 def _first_line(error: Exception) -> str:

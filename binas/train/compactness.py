@@ -53,7 +53,7 @@ class Centres(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch, with the centres as they are; then the centres move."""
-        features = features.float()
+        features = features.to(self.centres.dtype)
         chosen = self.centres[labels]
         loss = self.config.weight / 2 * (features - chosen).square().sum(dim=1).mean()
         self._move(features.detach(), chosen, labels)
