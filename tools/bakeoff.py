@@ -132,8 +132,7 @@ class Rows:
 
 
 def _command(options: argparse.Namespace) -> str:
-    words = ["python tools/bakeoff.py", "--seeds", *map(str, options.seeds), "--machine", options.machine]
-    words += ["--entries", *options.entries] if options.entries else []
+    words = ["python tools/bakeoff.py", "--machine", options.machine]
     for key in ("subset", "epochs"):
         value = getattr(options, key)
         words += [] if value is None else [f"--{key}", str(value)]
