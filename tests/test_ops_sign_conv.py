@@ -13,6 +13,7 @@ from binas.binarize import Binarization, BinaryConv2d
 from binas.ops import sign_conv as room
 from binas.ops.batch_norm import PlainBatchNorm2d
 from binas.ops.images_last import as_first, as_last, images_first, images_last, is_available, is_last
+from binas.ops.images_last_pool import pooled_last
 from binas.ops.sign_conv import can_fuse, sign_conv
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
@@ -184,3 +185,20 @@ def test_layouts_there_and_back(shape: tuple[int, ...]) -> None:
     assert first.is_contiguous() and torch.equal(as_first(last.detach()), x)
     first.backward(3 * x.detach())
     assert torch.equal(x.grad, 3 * x.detach()) and x.grad.is_contiguous()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(7, 6), (1, 2), (8, 8)], ids=str)
+@pytest.mark.parametrize("kind", [nn.MaxPool2d, nn.AvgPool2d])
+def test_pools_with_images_last(kind: Any, size: tuple[int, int], stride: int) -> None:
+    pool = kind(3, stride, padding=1, **({} if kind is nn.MaxPool2d else {"count_include_pad": False}))
+    torch.manual_seed(stride)
+    x = torch.randn(64, 5, *size).mul(2).round()  # equal numbers: the first one gets the gradient
+    ours, plain = as_last(x.clone()).requires_grad_(), x.clone().requires_grad_()
+    y, expected = pooled_last(pool, ours), pool(plain)
+    assert is_last(y)
+    assert_near(y, expected, "output")
+    gradient = torch.randn(y.shape)
+    y.backward(gradient)
+    expected.backward(gradient)
+    assert_near(ours.grad, plain.grad, "gradient")

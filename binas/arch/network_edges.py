@@ -6,7 +6,8 @@ innermost; what cannot read these gets them contiguous, once for each node. Modu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,25 +16,18 @@ from torch import Tensor, nn
 from binas.arch.sharing import forward_edges
 from binas.ops.convolutions import BinaryConv
 from binas.ops.images_last import as_last, images_first, images_last, is_last
-from binas.ops.sign_conv import can_fuse, sign_conv
+from binas.ops.parameter_free import Pool
+from binas.ops.sign_conv import Moments, can_fuse, moments, sign_conv
 
 
-def rectified(norm: nn.Module, conv: nn.Module, activation: nn.Module, x: Tensor) -> Tensor | None:
-    """activation(conv(norm(x))) as one step, or None where that cannot be."""
+def rectified(
+    norm: nn.Module, conv: nn.Module, activation: nn.Module, x: Tensor,
+    found: Callable[[], Moments] | None = None,
+) -> Tensor | None:  # fmt: skip
+    """activation(conv(norm(x))) as one step, or None where that cannot be; `found` as in `sign_conv`."""
     if type(activation) is not nn.ReLU or _is_watched(activation) or not can_fuse(norm, conv, x):
         return None
-    return sign_conv(norm, conv, x)  # type: ignore[arg-type]
-
-
-def run_operation(module: nn.Module, x: Tensor) -> Tensor:
-    """An operation's output; with images last where it fuses."""
-    if isinstance(module, BinaryConv) and not _is_watched(module):
-        plain = module.gating is None and isinstance(module.shuffle, nn.Identity)
-        y = rectified(module.norm, module.conv, module.activation, x) if plain else None
-        if y is not None:
-            return y
-    output: Tensor = module(images_first(x))
-    return output
+    return sign_conv(norm, conv, x, found)  # type: ignore[arg-type]
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -60,6 +54,7 @@ class NetworkEdges:
         self.edges, self.norms, self.states = edges, norms, states
         self._first: dict[int, Tensor] = {}
         self._normalized: dict[int, Tensor] = {}
+        self._moments: dict[int, Moments] = {}
         self._joint: dict[tuple[int, str], dict[int, Tensor]] = {}
 
     def outputs(self, node: int, source: int) -> list[tuple[nn.Module, Tensor]]:
@@ -74,14 +69,28 @@ class NetworkEdges:
         if isinstance(module, nn.Identity) and not _is_watched(module):
             return x
         if source in self.norms and getattr(module, "takes_normalized_input", False):
-            y = run_operation(module, self._norm_of(source, x))
-        elif isinstance(module, BinaryConv):
-            y = run_operation(module, x)
+            normalized = self._norm_of(source, x)
+            y = self._fused(module, normalized, None)
+            y = module(images_first(normalized)) if y is None else y
+        elif (fused := self._fused(module, x, partial(self._moments_of, source, x))) is not None:
+            y = fused
         elif hasattr(type(module), "forward_edges") and not _is_watched(module):
             return self._run_jointly(source, name, type(module), x)[node]
         else:
             y = module(self._contiguous(source, x))
         return laid_out_as(x, y)
+
+    def _fused(self, module: nn.Module, x: Tensor, found: Callable[[], Moments] | None) -> Tensor | None:
+        if not isinstance(module, BinaryConv) or module.gating is not None or _is_watched(module):
+            return None
+        if not isinstance(module.shuffle, nn.Identity):
+            return None
+        return rectified(module.norm, module.conv, module.activation, x, found)
+
+    def _moments_of(self, source: int, x: Tensor) -> Moments:
+        if source not in self._moments:
+            self._moments[source] = moments(images_last(x))
+        return self._moments[source]
 
     def _run_jointly(self, source: int, name: str, kind: type, x: Tensor) -> dict[int, Tensor]:
         if (source, name) not in self._joint:
@@ -90,7 +99,8 @@ class NetworkEdges:
                 for (node, start), modules in self.edges.items()
                 if start == source and name in modules and type(modules[name]) is kind
             }
-            given = forward_edges(list(found.values()), self._contiguous(source, x))
+            reads = x if issubclass(kind, Pool) else self._contiguous(source, x)
+            given = forward_edges(list(found.values()), reads)
             each = (
                 [laid_out_as(x, given)] * len(found)
                 if isinstance(given, Tensor)

@@ -13,6 +13,8 @@ from binas.binarize import BinaryConv2d
 from binas.ops.batch_norm import PlainBatchNorm2d
 from binas.ops.contract import OpContext, register_op
 from binas.ops.convolutions import PreActivation
+from binas.ops.images_last import images_first, images_last
+from binas.ops.images_last_pool import can_pool_last, pooled_last
 
 
 def padded_to_even(x: Tensor) -> Tensor:
@@ -49,6 +51,9 @@ class Pool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        if self.training and can_pool_last(self.pool, x):
+            y = pooled_last(self.pool, x)
+            return y if isinstance(self.norm, nn.Identity) else images_last(self.norm(images_first(y)))
         if self.pool.stride == 1 and not x.is_cuda:
             # several times faster channels last on a CPU, the same numbers; batch-norm is not accurate there
             last = x.contiguous(memory_format=torch.channels_last)

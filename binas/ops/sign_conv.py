@@ -12,6 +12,7 @@ Legend: N images, C and O channels of input and output, P pixels, bits in 32-bit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,18 @@ from torch.nn import functional as F
 from binas.binarize import BinaryConv2d
 from binas.binarize.schemes.straight_through import HardTanh, Sign, StraightThrough
 from binas.ops.batch_norm import PlainBatchNorm2d
-from binas.ops.images_last import as_last, can_be_last, empty_last, flat, in_parts, run_all
+from binas.ops.images_last import (
+    as_last,
+    can_be_last,
+    empty_last,
+    flat,
+    images_last,
+    in_parts,
+    run_all,
+)
 
 LANES = 32
-SMALLEST_WORK = 1 << 21
+SMALLEST_WORK = 1 << 22
 """Multiply-accumulates of a convolution below which fusing does not pay."""
 PARTS = 4
 """Parts of the output whose shares of a kernel's gradient are summed one after another."""
@@ -87,27 +96,24 @@ def pack_signs(conv: BinaryConv2d, x: Tensor, affine: Affine) -> Signs:
 
 
 class _SignConv(torch.autograd.Function):
-    """See the module; gives y and the batch's mean and variance (float64)."""
+    """See the module; x has images last, `affine` is what `weight` and `bias` and the batch make of it."""
 
     @staticmethod
     def forward(
-        ctx: Any, conv: BinaryConv2d, epsilon: float | None, window: float, x: Tensor, weight: Tensor | None,
+        ctx: Any, conv: BinaryConv2d, affine: Affine, window: float, x: Tensor, weight: Tensor | None,
         bias: Tensor | None, kernel: Tensor, scale: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        x, kernel = as_last(x), kernel.contiguous()
-        mean, variance = moments(x) if epsilon is not None else _no_moments(x)
-        affine = _affine(mean, variance, epsilon, weight, bias)
+    ) -> Tensor:  # fmt: skip
+        kernel = kernel.contiguous()
         signs = pack_signs(conv, x, affine)
         scales = kernel.new_ones(len(kernel)) if scale is None else scale.reshape(-1).contiguous()
         y, masks = _convolved(conv, signs, kernel, scales)
         ctx.save_for_backward(x, signs.image_words, masks, kernel, scales)
         ctx.conv, ctx.affine, ctx.window = conv, affine, window
         ctx.scale_shape = None if scale is None else scale.shape
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        return y
 
     @staticmethod
-    def backward(ctx: Any, by_y: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, by_y: Tensor) -> tuple[Any, ...]:
         x, image_words, masks, kernel, scales = ctx.saved_tensors
         by_y = as_last(by_y)
         _, _, _, needs_x, needs_weight, needs_bias, needs_kernel, needs_scale = ctx.needs_input_grad
@@ -125,18 +131,23 @@ class _SignConv(torch.autograd.Function):
         )  # fmt: skip
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) in float64 of x, images last."""
+@dataclass(frozen=True)
+class Moments:
+    """Mean and biased variance of a batch's channels (C,), float64."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+@torch.no_grad()
+def moments(x: Tensor) -> Moments:
+    """The moments of x, images last; all batch-norms that read x share them."""
     from binas.ops.images_last_kernels import add_moments
 
     array = flat(x)
     sums = _summed(array.shape, lambda part, begin, end: add_moments(array, part, begin, end))
-    mean = sums[0] / (x.numel() // x.shape[1])
-    return mean, (sums[1] / (x.numel() // x.shape[1]) - mean * mean).clamp_min(0)
-
-
-def _no_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros(x.shape[1], dtype=torch.float64), torch.ones(x.shape[1], dtype=torch.float64)
+    mean, squares = sums / (x.numel() // x.shape[1])
+    return Moments(mean, (squares - mean * mean).clamp_min(0))
 
 
 def _summed(shape: tuple[int, ...], work: Any) -> Tensor:
@@ -152,14 +163,14 @@ def _ranges(length: int) -> list[tuple[int, int]]:
     return [(length * part // PARTS, length * (part + 1) // PARTS) for part in range(PARTS)]
 
 
-def _affine(
-    mean: Tensor, variance: Tensor, epsilon: float | None, weight: Tensor | None, bias: Tensor | None
-) -> Affine:
-    inverse = None if epsilon is None else (variance + epsilon).rsqrt()
-    factor = torch.ones_like(mean) if inverse is None else inverse
-    factor = factor if weight is None else factor * weight
-    shift = torch.zeros_like(mean) if bias is None else bias
-    return Affine(mean.float(), factor.float(), shift.float().contiguous(), inverse)
+@torch.no_grad()
+def _affine(norm: nn.Module, found: Moments | None, channels: int) -> Affine:
+    if not isinstance(norm, nn.BatchNorm2d) or found is None:
+        return Affine(torch.zeros(channels), torch.ones(channels), torch.zeros(channels), None)
+    inverse = (found.variance + norm.eps).rsqrt()
+    factor = inverse if norm.weight is None else inverse * norm.weight
+    shift = torch.zeros_like(inverse) if norm.bias is None else norm.bias.clone()
+    return Affine(found.mean.float(), factor.float(), shift.float(), inverse)
 
 
 def _geometry(conv: BinaryConv2d, height: int, width: int) -> tuple[int, ...]:
@@ -234,7 +245,10 @@ def _input_gradient(
 
     num_images, channels, height, width = x.shape
     rows, columns = by_y.shape[2:]
-    sums = torch.zeros(height, width, channels, num_images).permute(3, 2, 0, 1)
+    fresh = conv.kernel_size == conv.stride == 1 and conv.padding == 0
+    sums = empty_last(num_images, channels, (height, width))
+    if not fresh:
+        sums.zero_()
     offsets = _kernel_offsets(kernel, kernels.MAX_TERMS)
     groups = num_images // LANES
     splits = min(channels, max(1, -(-torch.get_num_threads() // groups)))
@@ -244,7 +258,7 @@ def _input_gradient(
         kernels.add_input_gradient(
             by_y.data_ptr(), masks.data_ptr(), scales.data_ptr(), offsets, sums.data_ptr(), table.data_ptr(),
             _geometry(conv, height, width), len(kernel), num_images, rows * columns, columns, group,
-            channels * split // splits, channels * (split + 1) // splits,
+            channels * split // splits, channels * (split + 1) // splits, fresh,
         )  # fmt: skip
 
     run_all(part, [(group, split) for group in range(groups) for split in range(splits)])
@@ -333,32 +347,45 @@ def _work(conv: BinaryConv2d, x: Tensor) -> int:
     return x.shape[0] * rows * columns * conv.weight.numel()
 
 
-def sign_conv(norm: nn.Module, conv: BinaryConv2d, x: Tensor) -> Tensor:
+def sign_conv(
+    norm: nn.Module, conv: BinaryConv2d, x: Tensor, found: Callable[[], Moments] | None = None
+) -> Tensor:
     """relu(conv(norm(x))), images last, where `can_fuse` holds; running statistics follow as ever.
 
+    Args:
+        found: gives the moments of x, where others have use for them too.
     Shape: (N, C, H, W) -> (N, O, H', W').
     """
+    x = images_last(x)
     ((kernel, scale),) = conv.weight_binarizer(conv.weight)
-    binarizer = conv.activation_binarizer
-    window = getattr(binarizer, "window", None) if isinstance(binarizer, Sign) else None
-    window = 1.0 if isinstance(binarizer, HardTanh) else window
-    limit = float("inf") if window is None else window
     if not isinstance(norm, nn.BatchNorm2d):
-        y, _, _ = _SignConv.apply(conv, None, limit, x, None, None, kernel, scale)
-        return y  # type: ignore[no-any-return]
-    y, mean, variance = _SignConv.apply(conv, norm.eps, limit, x, norm.weight, norm.bias, kernel, scale)
+        affine = _affine(norm, None, x.shape[1])
+        return _SignConv.apply(conv, affine, _window(conv), x, None, None, kernel, scale)  # type: ignore[no-any-return]
+    batch = moments(x) if found is None else found()
+    affine = _affine(norm, batch, x.shape[1])
     if norm.track_running_stats:
-        follow(norm, mean, variance, x.numel() // x.shape[1])
-    return y  # type: ignore[no-any-return]
+        _follow(norm, batch, x.numel() // x.shape[1])
+    return _SignConv.apply(  # type: ignore[no-any-return]
+        conv, affine, _window(conv), x, norm.weight, norm.bias, kernel, scale
+    )
+
+
+def _window(conv: BinaryConv2d) -> float:
+    """Half width of the interval in which the gradient of the sign passes."""
+    match conv.activation_binarizer:
+        case HardTanh():
+            return 1.0
+        case Sign(window=window) if window is not None:
+            return window
+    return float("inf")
 
 
 @torch.no_grad()
-def follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Moves running statistics by a batch's mean and biased variance over `count` numbers."""
+def _follow(norm: nn.BatchNorm2d, batch: Moments, count: int) -> None:
     rate = norm.momentum or 0.0
     if norm.running_mean is not None and norm.running_var is not None:
-        norm.running_mean.mul_(1 - rate).add_(mean.to(norm.running_mean.dtype), alpha=rate)
-        unbiased = (variance * count / (count - 1)).to(norm.running_var.dtype)
+        norm.running_mean.mul_(1 - rate).add_(batch.mean.to(norm.running_mean.dtype), alpha=rate)
+        unbiased = (batch.variance * count / (count - 1)).to(norm.running_var.dtype)
         norm.running_var.mul_(1 - rate).add_(unbiased, alpha=rate)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)

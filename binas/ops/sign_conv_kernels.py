@@ -119,7 +119,7 @@ def convolve(
 @numba.njit(nogil=True, cache=True)
 def add_input_gradient(
     gradient: int, masks: int, scales: int, offsets: Any, sums: int, table: int, geometry: Any, width: int,
-    images: int, pixels: int, columns: int, group: int, begin: int, end: int,
+    images: int, pixels: int, columns: int, group: int, begin: int, end: int, fresh: bool,
 ) -> None:  # fmt: skip
     """Adds the gradient by the signs of the input's channels begin..end for LANES images.
 
@@ -132,6 +132,7 @@ def add_input_gradient(
         geometry: as above.
         pixels, columns: of the output.
         group: which LANES images.
+        fresh: sums hold nothing yet, and each is reached by a single tap.
     """
     blocks, num_taps, channels, terms = offsets.shape
     source, number = np.empty(num_taps, np.int64), np.empty(num_taps, np.int64)
@@ -151,7 +152,7 @@ def add_input_gradient(
                 to = sums + (source[tap] * channels + begin) * images * 4 + first
                 at = offsets[block, number[tap], begin].ctypes.data
                 for _ in range(begin, end):
-                    add_image_row(to, table, at, here)
+                    add_image_row(to, table, at, here, fresh and block == 0)
                     to += images * 4
                     at += terms * 2
 
@@ -193,7 +194,7 @@ def add_kernel_gradient(
                     to = sums[block, number[tap]].ctypes.data
                     at = start + (source[tap] * channels * units + unit) * 2
                     for _ in range(channels):
-                        add_channel_row(to, table, at, here)
+                        add_channel_row(to, table, at, here, 0)
                         to += row
                         at += units * 2
 

@@ -202,15 +202,17 @@ def table_of_images(context: Any, source: Any, table: Any) -> Any:
 
 
 def _adding(lanes: int) -> Any:
-    """The intrinsic that adds rows of tables, given by byte offsets, to a row of sums."""
+    """The intrinsic that adds rows of tables, given by byte offsets, to a row of sums, or to 0 if `fresh`."""
 
     @intrinsic
-    def add_rows(context: Any, sums: Any, table: Any, offsets: Any, terms: Any) -> Any:
+    def add_rows(context: Any, sums: Any, table: Any, offsets: Any, terms: Any, fresh: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            sums, table, offsets, terms = arguments
+            sums, table, offsets, terms, fresh = arguments
             vector = ir.VectorType(_FLOAT, lanes)
             total = cgutils.alloca_once(builder, vector)
-            builder.store(_load(builder, sums, vector), total)
+            builder.store(ir.Constant(vector, None), total)
+            with builder.if_then(builder.icmp_signed("==", fresh, ir.Constant(_INT64, 0))):
+                builder.store(_load(builder, sums, vector), total)
             with cgutils.for_range(builder, terms) as loop:
                 at = builder.add(offsets, builder.shl(loop.index, ir.Constant(_INT64, 1)))
                 offset = builder.zext(_load(builder, at, _INT16, 2), _INT64)
@@ -219,7 +221,7 @@ def _adding(lanes: int) -> Any:
             _store(builder, builder.load(total), sums)
             return context.get_dummy_value()
 
-        return types.void(*[_INDEX] * 4), generate
+        return types.void(*[_INDEX] * 5), generate
 
     return add_rows
 
