@@ -38,6 +38,7 @@ from binas.train.model_file import ModelStructure, load_model
 
 PARTS = {"weights": (False, True), "activations": (True, False), "both": (True, True)}
 """What of a layer is binarized: its activations, its weights."""
+COLOURS = {"weights": "#0072b2", "activations": "#e69f00", "both": "#009e73"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def write_report(rows: Sequence[Sensitivity], structure: ModelStructure, file: s
         f" Network: {what}, trained with {structure.stage.precision_words()}; binarizers: {scheme}. Loss and"
         " accuracy are of the validation images, one run; *BN anew*: with batch-norm statistics estimated"
         f" anew on training images.\n\nCommand: `python tools/layer_sensitivity.py {file} --out {path}`."
-        f" {machine_words()}.\n\n![Accuracy by layer]({path.with_suffix('.png').name})\n\n"
+        f" {machine_words()}.\n\n![Loss added by each layer]({path.with_suffix('.png').name})\n\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, path.with_suffix(".png"))
@@ -231,31 +232,21 @@ def draw(rows: Sequence[Sensitivity], path: Path) -> None:
     base, rest = rows[0], rows[1:]
     layers = list(dict.fromkeys(row.layer for row in rest))
     parts = list(dict.fromkeys(row.binarized for row in rest))
+    width = 0.8 / len(parts)
     figure = Figure(figsize=(9, 5.6), layout="constrained")
-    panels: Any = figure.subplots(2, 1, sharex=True)
-    for panel, key, title in zip(
-        panels,
-        ("accuracy", "accuracy_estimated_anew"),
-        ("batch-norm statistics as they are", "estimated anew"),
-        strict=True,
-    ):
+    panels: Any = figure.subplots(2, 1, sharex=True, sharey=True)
+    titles = {"loss": "batch-norm statistics as they are", "loss_estimated_anew": "estimated anew"}
+    for panel, (key, title) in zip(panels, titles.items(), strict=True):
         for position, part in enumerate(parts):
-            width = 0.8 / len(parts)
-            places = [
-                layers.index(row.layer) + (position + 0.5) * width - 0.4
-                for row in rest
-                if row.binarized == part
-            ]
-            values = [100 * getattr(row, key) for row in rest if row.binarized == part]
-            panel.bar(
-                places, values, width, label=part, color=("#0072b2", "#e69f00", "#009e73")[position % 3]
-            )
-        panel.axhline(100 * getattr(base, key), color="black", linewidth=0.8, linestyle="--")
-        panel.set(title=title, ylabel="accuracy, %")
+            mine = [row for row in rest if row.binarized == part]
+            places = [layers.index(row.layer) + (position + 0.5) * width - 0.4 for row in mine]
+            added = [getattr(row, key) - getattr(base, key) for row in mine]
+            panel.bar(places, added, width, label=part, color=COLOURS[part])
+        panel.axhline(0, color="black", linewidth=0.8)
+        panel.set(title=title, ylabel="loss added")
     panels[1].set_xticks(range(len(layers)), layers)
     panels[1].set_xlabel("layer that is binary")
     panels[0].legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 
