@@ -1,7 +1,6 @@
 """Gradients by tables of sums against an ordinary convolution's, in float64."""
 
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from binas.ops.sum_tables import (
     is_available,
     product_sums,
 )
+from binas.ops.threads import Team
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
 
@@ -31,8 +31,8 @@ CASES = [
 
 
 @pytest.fixture
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as pool:
+def team() -> Iterator[Team]:
+    with Team() as pool:
         yield pool
 
 
@@ -41,7 +41,7 @@ def _close(ours: Tensor, exact: Tensor) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_an_ordinary_convolution(case: tuple[int, ...], executor: Executor) -> None:
+def test_gradients_equal_an_ordinary_convolution(case: tuple[int, ...], team: Team) -> None:
     images, channels, targets, rows, columns, k, dilation, stride, groups = case
     generator = torch.Generator().manual_seed(0)
     padding = dilation * (k - 1) // 2
@@ -61,31 +61,37 @@ def test_gradients_equal_an_ordinary_convolution(case: tuple[int, ...], executor
     assert geometry.output_size == tuple(sums.shape[2:])
     masks = Masks(geometry, keeps_sums=True)
     last = sums.contiguous(memory_format=torch.channels_last)
-    masks.add(0, last[:16])
-    masks.add(16, last[16:])
-    gradients = Rows(outs, groups, executor)
-    by_input = InputGradient(x.shape, padding + 1, executor)
+    total = torch.empty_like(last)
+    ones, twos = masks.pattern(torch.ones(width)), masks.pattern(torch.full((width,), 2.0))
+    masks.take(0, last[:16], ones, total[:16], True)
+    masks.take(16, last[16:], ones, total[16:], True)
+    assert torch.equal(total, last)
+    masks.take(16, last[16:], twos, total[16:], False)
+    assert torch.equal(total[16:], 3 * last[16:])
+    gradients = Rows(outs, groups, team)
+    by_input = InputGradient(x.shape, padding + 1, team)
     by_input.add(geometry, kernel, scales, masks, gradients)
-    by_kernel = KernelGradient(x, padding + 1, executor).of(geometry, masks, gradients)
+    by_kernel = KernelGradient(x, padding + 1, team).of(geometry, masks, gradients)
 
     _close(by_input.result(), exact_x)
     _close(by_kernel * scales.view(-1, 1, 1, 1), exact_kernel)
-    _close(product_sums(masks, gradients, executor), (sums.double() * wide).sum(dim=(0, 2, 3)))
+    _close(product_sums(masks, gradients, team), (sums.double() * wide).sum(dim=(0, 2, 3)))
 
 
-def test_the_input_gradients_of_two_convolutions_add(executor: Executor) -> None:
+def test_the_input_gradients_of_two_convolutions_add(team: Team) -> None:
     torch.manual_seed(1)
     x = torch.randn(32, 16, 8, 8).sign()
     outs = [torch.randn(32, 16, 8, 8)]
-    gradients = Rows(outs, 1, executor)
-    total = InputGradient(x.shape, 2, executor)
+    gradients = Rows(outs, 1, team)
+    total = InputGradient(x.shape, 2, team)
     exact = torch.zeros_like(x, dtype=torch.float64)
     for k in (3, 5):
         kernel = torch.randn(16, 16, k, k).sign()
         sums = torch.conv2d(x, kernel, padding=k // 2).relu()
         geometry = Geometry(k, 1, k // 2, 1, 1, (32, 16, 8, 8), 16, 2)
         masks = Masks(geometry, keeps_sums=False)
-        masks.add(0, sums.contiguous(memory_format=torch.channels_last))
+        last = sums.contiguous(memory_format=torch.channels_last)
+        masks.take(0, last, masks.pattern(torch.ones(16)), torch.empty_like(last), True)
         total.add(geometry, kernel, torch.ones(16), masks, gradients)
         masked = (outs[0] * (sums > 0)).double()
         exact += torch.nn.functional.conv_transpose2d(masked, kernel.double(), padding=k // 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from binas.ops.layouts import channels_first
+from binas.ops.threads import Team
 
 SMALLEST_SIZE = 1 << 16
 """Numbers below which torch's own batch-norm is as fast."""
@@ -28,11 +30,12 @@ class _Normalize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
         from binas.ops.batch_norm_kernels import normalize
 
-        x = x.contiguous()
+        x = channels_first(x)
         y = torch.empty_like(x)
         mean, variance = torch.empty(2, x.shape[1], dtype=torch.float64).unbind()
         flat = x.flatten(2).numpy(), y.flatten(2).numpy(), mean.numpy(), variance.numpy()
-        _by_channel(lambda begin, end: normalize(*flat, epsilon, begin, end), x.shape[1])
+        with Team() as team:
+            team.run_shares(lambda begin, end: normalize(*flat, epsilon, begin, end), x.shape[1])
         ctx.save_for_backward(y, variance)
         ctx.epsilon = epsilon
         ctx.mark_non_differentiable(mean, variance)
@@ -43,23 +46,11 @@ class _Normalize(torch.autograd.Function):
         from binas.ops.batch_norm_kernels import gradient
 
         y, variance = ctx.saved_tensors
-        by_x, by_y = torch.empty_like(y), by_y.contiguous()
+        by_x, by_y = torch.empty_like(y), channels_first(by_y)
         flat = y.flatten(2).numpy(), by_y.flatten(2).numpy(), by_x.flatten(2).numpy(), variance.numpy()
-        _by_channel(lambda begin, end: gradient(*flat, ctx.epsilon, begin, end), y.shape[1])
+        with Team() as team:
+            team.run_shares(lambda begin, end: gradient(*flat, ctx.epsilon, begin, end), y.shape[1])
         return by_x, None
-
-
-def _by_channel(work: Any, channels: int) -> None:
-    threads = min(torch.get_num_threads(), channels)
-    if threads == 1:
-        work(0, channels)
-        return
-    ends = [channels * part // threads for part in range(threads + 1)]
-    with ThreadPoolExecutor(threads - 1) as executor:
-        rest = [executor.submit(work, *ends[part : part + 2]) for part in range(1, threads)]
-        work(0, ends[1])
-        for done in rest:
-            done.result()
 
 
 class PlainBatchNorm2d(nn.BatchNorm2d):

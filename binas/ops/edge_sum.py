@@ -10,8 +10,7 @@ Legend: N images, T target nodes, C channels, H×W pixels of the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +19,9 @@ import torch
 from torch import Tensor
 
 from binas.ops.integer_conv import as_levels, is_available
+from binas.ops.layouts import channels_first, channels_last
 from binas.ops.sum_tables import InputGradient, KernelGradient, Masks, Rows, product_sums
+from binas.ops.threads import Team
 from binas.ops.wide_conv import WideConv
 
 BLOCK_ELEMENTS = 1 << 19
@@ -53,7 +54,8 @@ class _EdgeSum(torch.autograd.Function):
         ctx.plan, ctx.needs = plan, ctx.needs_input_grad
         needs = _Needs(plan, ctx.needs)
         masks = _masks(plan, x, kernels, needs)
-        outputs, kept = _run_convs(plan, x, kernels, coefficients, masks, needs)
+        with Team() as team:
+            outputs, kept = _run_convs(plan, x, kernels, coefficients, masks, needs, team)
         ctx.masks = masks
         for targets, z, weight in zip(plan.shared, shared, weights, strict=True):
             for position, target in enumerate(targets):
@@ -71,10 +73,10 @@ class _EdgeSum(torch.autograd.Function):
         kernels, coefficients, shared, weights = _split(plan, saved[:count])
         kept = saved[count:]
         needs = _Needs(plan, ctx.needs)
-        outs = [gradient.contiguous() for gradient in gradients]
-        with ThreadPoolExecutor(torch.get_num_threads()) as executor:
+        outs = [channels_first(gradient) for gradient in gradients]
+        with Team() as team:
             by_x, by_kernels, by_coefficients = _backward_convs(
-                _Backward(plan, x, kernels, coefficients, kept, ctx.masks, outs, needs, executor)
+                _Backward(plan, x, kernels, coefficients, kept, ctx.masks, outs, needs, team)
             )
         ctx.masks = None
         by_shared, by_weights = _backward_shared(plan, shared, weights, outs, needs)
@@ -130,67 +132,130 @@ def _masks(plan: Plan, x: Tensor, kernels: Sequence[Tensor], needs: _Needs) -> l
 
 def _run_convs(
     plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor],
-    masks: Sequence[Masks | None], needs: _Needs,
+    masks: Sequence[Masks | None], needs: _Needs, team: Team,
 ) -> tuple[list[Tensor | None], list[Tensor]]:  # fmt: skip
     """What the convolutions give to each target, and what their gradients need."""
     outputs: list[Tensor | None] = [None] * plan.num_targets
-    sums: dict[tuple[object, ...], tuple[WideConv, Tensor]] = {}
-    kept: list[Tensor] = []
+    kept = [torch.empty(0)] * len(plan.convs)
     levels: Tensor | None = None
-    last = x.contiguous(memory_format=torch.channels_last) if plan.convs else x
+    last = channels_last(x) if plan.convs else x
+    layouts: dict[tuple[object, ...], list[_Forward]] = {}
     for index, (conv, kernel, coefficient) in enumerate(zip(plan.convs, kernels, coefficients, strict=True)):
+        reads = last
         if conv.integer and x.dtype == torch.float32 and not x.is_cuda and is_available():
-            levels = as_levels(last) if levels is None else levels
-        reads = last if levels is None or not conv.integer else levels
+            reads = levels = as_levels(last) if levels is None else levels
         dtype = None if masks[index] else _kept_dtype(conv, kernel, needs.rectified(index))
-        before = sums[conv.layout][1] if conv.layout in sums else None
-        total, saved = _forward_conv(conv, reads, kernel, coefficient, before, dtype, masks[index])
-        sums[conv.layout] = (conv, total)
-        kept.append(saved)
-    for conv, total in sums.values():
-        for position, target in enumerate(conv.targets):
-            part, before = conv.of_target(total, position), outputs[target]
-            outputs[target] = part if before is None else before.add_(part)
+        forward = _Forward(index, conv, reads, kernel, coefficient, dtype, masks[index])
+        layouts.setdefault(conv.layout, []).append(forward)
+    for forwards in layouts.values():
+        _run_layout(forwards, outputs, kept, team)
     return outputs, kept
+
+
+@dataclass
+class _Forward:
+    """A wide convolution before it runs.
+
+    Args:
+        reads: its input, channels last; bytes mean ±1.
+        dtype: of the sums that are kept for the gradient, or None where masks do.
+    """
+
+    index: int
+    conv: WideConv
+    reads: Tensor
+    kernel: Tensor
+    coefficient: Tensor
+    dtype: torch.dtype | None
+    masks: Masks | None
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(N, T·C, H, W)"""
+        geometry = self.conv.geometry(self.reads, self.kernel, 0)
+        return (len(self.reads), len(self.kernel), *geometry.output_size)
+
+    def ready(self, block_size: int) -> tuple[Callable[[Tensor], Tensor], Any]:
+        """Its rectified sums as a function of a block of the input, and their scales."""
+        ordered = self.conv.kernel(self.kernel)
+        scales = self.conv.kernel(self.coefficient).contiguous()
+        convolve = self.conv.rectified(ordered, self.reads, block_size)
+        return convolve, self.masks.pattern(scales) if self.masks else scales.view(1, -1, 1, 1)
+
+    def room(self) -> Tensor:
+        """For the sums that are kept."""
+        if self.dtype is None:
+            return torch.empty(0)
+        shape, device = self.output_shape, self.reads.device
+        return torch.empty(shape, dtype=self.dtype, device=device, memory_format=torch.channels_last)
+
+    def take(
+        self, block: slice, y: Tensor, scales: Tensor, total: Tensor, is_new: bool, kept: Tensor
+    ) -> None:
+        """Keeps of rectified sums what the gradient needs, and adds them, scaled, to a total."""
+        if self.masks is not None:
+            self.masks.take(block.start, y, scales, total, is_new)
+            return
+        if self.dtype == torch.bool:
+            torch.gt(y, 0, out=kept[block])
+        else:
+            kept[block] = y
+        if is_new:
+            torch.mul(y, scales, out=total)
+        else:
+            total.addcmul_(y, scales)
+
+
+def _run_layout(
+    forwards: Sequence[_Forward], outputs: list[Tensor | None], kept: list[Tensor], team: Team
+) -> None:
+    """Runs convolutions of one layout; adds to the outputs block by block, while these are in the cache."""
+    conv, reads, shape = forwards[0].conv, forwards[0].reads, forwards[0].output_shape
+    images, width = shape[:2]
+    shares = team.size if all(each.masks for each in forwards) and images % (team.size * 32) == 0 else 1
+    blocks = _blocks(images // shares, width * shape[2] * shape[3] * shares, reads.is_cuda)
+    is_new = [outputs[target] is None for target in conv.targets]
+    for target in conv.targets:
+        if outputs[target] is None:
+            outputs[target] = torch.empty(
+                images,
+                width // len(conv.targets),
+                *shape[2:],
+                dtype=forwards[0].kernel.dtype,
+                device=reads.device,
+            )
+    ready: list[Any] = [None] * len(forwards)
+
+    def prepare(number: int) -> None:
+        ready[number] = forwards[number].ready(blocks[0].stop)
+
+    run = team.run_alone if shares > 1 else team.run_in_turn
+    run(prepare, len(forwards))
+    for each in forwards:
+        kept[each.index] = each.room()
+
+    def share(index: int) -> None:
+        room: Tensor | None = None
+        for part in blocks:
+            first = index * (images // shares)
+            block = slice(first + part.start, first + part.stop)
+            for number, (each, (convolve, scales)) in enumerate(zip(forwards, ready, strict=True)):
+                y = convolve(each.reads[block])
+                room = torch.empty_like(y) if room is None else room
+                each.take(block, y, scales, room[: len(y)], number == 0, kept[each.index])
+            assert room is not None
+            for position, target in enumerate(conv.targets):
+                out = outputs[target]
+                assert out is not None
+                conv.write_target(room[: len(y)], position, out[block], is_new[position])
+
+    run(share, shares)
 
 
 def _blocks(num_images: int, elements_each: int, on_gpu: bool) -> list[slice]:
     # on a GPU the cache is no reason to launch more kernels
     size = num_images if on_gpu else max(1, BLOCK_ELEMENTS // elements_each)
     return [slice(start, min(start + size, num_images)) for start in range(0, num_images, size)]
-
-
-def _forward_conv(
-    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, total: Tensor | None,
-    dtype: torch.dtype | None, masks: Masks | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The sum with a wide convolution added, and what its gradient needs; both channels last."""
-    ordered = conv.kernel(kernel)
-    scales = conv.kernel(coefficient).view(1, -1, 1, 1)
-    kept = torch.empty(0)
-    is_first = total is None
-    num_pixels = x.shape[2] * x.shape[3] // conv.stride**2
-    blocks = _blocks(len(x), len(kernel) * num_pixels, x.is_cuda)
-    convolve = conv.rectified(ordered, x, blocks[0].stop)
-    for block in blocks:
-        y = convolve(x[block])
-        if total is None:
-            shape = (len(x), *y.shape[1:])
-            total = torch.empty(shape, dtype=y.dtype, device=y.device, memory_format=torch.channels_last)
-        if block.start == 0 and dtype is not None:
-            kept = torch.empty_like(total, dtype=dtype)
-        if masks is not None:
-            masks.add(block.start, y)
-        elif dtype == torch.bool:
-            torch.gt(y, 0, out=kept[block])
-        else:
-            kept[block] = y
-        if is_first:
-            torch.mul(y, scales, out=total[block])
-        else:
-            total[block].addcmul_(y, scales)
-    assert total is not None
-    return total, kept
 
 
 def _kept_dtype(conv: WideConv, kernel: Tensor, rectified: bool) -> torch.dtype:
@@ -212,7 +277,7 @@ class _Backward:
     masks: Sequence[Masks | None]
     outs: Sequence[Tensor]
     needs: _Needs
-    executor: ThreadPoolExecutor
+    team: Team
 
     @property
     def margin(self) -> int:
@@ -220,11 +285,11 @@ class _Backward:
 
     @cached_property
     def input_gradient(self) -> InputGradient:
-        return InputGradient(self.x.shape, self.margin, self.executor)
+        return InputGradient(self.x.shape, self.margin, self.team)
 
     @cached_property
     def kernel_gradient(self) -> KernelGradient:
-        return KernelGradient(self.x, self.margin, self.executor)
+        return KernelGradient(self.x, self.margin, self.team)
 
 
 def _backward_convs(
@@ -241,11 +306,11 @@ def _backward_convs(
         if backward.masks[index] is not None:
             if conv.layout not in rows:
                 outs = [backward.outs[target] for target in conv.targets]
-                rows[conv.layout] = Rows(outs, conv.groups, backward.executor)
+                rows[conv.layout] = Rows(outs, conv.groups, backward.team)
             by_kernel, by_coefficient = _backward_by_tables(backward, index, rows[conv.layout])
         else:
             if last is None:
-                last = backward.x.contiguous(memory_format=torch.channels_last)
+                last = channels_last(backward.x)
                 by_x = torch.zeros_like(last) if needs.x else None
             if conv.layout not in wide:
                 wide[conv.layout] = conv.wide(backward.outs)
@@ -272,7 +337,7 @@ def _backward_by_tables(backward: _Backward, index: int, rows: Rows) -> tuple[Te
     if not needs.kernel(index):
         if not needs.coefficient(index):
             return None, None
-        return None, conv.unordered(product_sums(masks, rows, backward.executor))
+        return None, conv.unordered(product_sums(masks, rows, backward.team))
     unscaled = backward.kernel_gradient.of(masks.geometry, masks, rows)
     by_kernel = conv.unordered(unscaled)
     by_coefficient = (kernel * by_kernel).flatten(1).sum(dim=1) if needs.coefficient(index) else None

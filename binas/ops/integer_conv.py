@@ -11,6 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from binas.ops.layouts import channels_last
+
 
 @cache
 def is_available() -> bool:
@@ -31,7 +33,7 @@ def is_available() -> bool:
 
 def as_levels(codes: Tensor) -> Tensor:
     """±1 as 0 and 2 in unsigned bytes, channels last; 1 stands for the 0 of zero padding."""
-    return (codes.contiguous(memory_format=torch.channels_last) + 1).to(torch.uint8)
+    return (channels_last(codes) + 1).to(torch.uint8)
 
 
 class IntegerConv:

@@ -15,6 +15,7 @@ from binas.ops.contract import OpContext, register_op
 from binas.ops.convolutions import PreActivation
 from binas.ops.images_last import images_first, images_last
 from binas.ops.images_last_pool import can_pool_last, pooled_last
+from binas.ops.layouts import channels_first, channels_last
 
 
 def padded_to_even(x: Tensor) -> Tensor:
@@ -34,8 +35,7 @@ class _AveragePool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         ones = gradient.new_ones(1, 1, *gradient.shape[2:])
         shares = F.avg_pool2d(ones, 3, 1, 1)
-        last = (gradient / shares).contiguous(memory_format=torch.channels_last)
-        return F.avg_pool2d(last, 3, 1, 1)
+        return F.avg_pool2d(channels_last(gradient / shares), 3, 1, 1)
 
 
 class Pool(nn.Module):
@@ -56,9 +56,9 @@ class Pool(nn.Module):
             return y if isinstance(self.norm, nn.Identity) else images_last(self.norm(images_first(y)))
         if self.pool.stride == 1 and not x.is_cuda:
             # several times faster channels last on a CPU, the same numbers; batch-norm is not accurate there
-            last = x.contiguous(memory_format=torch.channels_last)
+            last = channels_last(x)
             average = isinstance(self.pool, nn.AvgPool2d) and self.training and torch.is_grad_enabled()
-            y = (_AveragePool.apply(last) if average else self.pool(last)).contiguous()
+            y = channels_first(_AveragePool.apply(last) if average else self.pool(last))
         else:
             y = self.pool(x)
         return self.norm(y)  # type: ignore[no-any-return]

@@ -55,31 +55,39 @@ def _write_table(builder: Any, vectors: list[Any], table: Any, row_bytes: int) -
         _store(builder, total, _at(builder, table, row * row_bytes))
 
 
-def _adding(lanes: int) -> Any:
-    """The intrinsic that adds rows of a table, given by byte offsets, to a row of sums."""
+def _adding(lanes: int, channels: int) -> Any:
+    """The intrinsic that adds rows of a table to rows of sums, of several channels side by side.
+
+    Their additions do not wait for each other. `step` is from the byte offsets of one channel to the next's.
+    """
 
     @intrinsic
-    def add_rows(context: Any, sums: Any, table: Any, offsets: Any, terms: Any) -> Any:
+    def add_rows(context: Any, sums: Any, table: Any, offsets: Any, step: Any, terms: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            sums, table, offsets, terms = arguments
+            sums, table, offsets, step, terms = arguments
             vector = ir.VectorType(_FLOAT, lanes)
-            total = cgutils.alloca_once(builder, vector)
-            builder.store(_load(builder, sums, vector, 64), total)
+            places = [_at(builder, sums, channel * lanes * 4) for channel in range(channels)]
+            totals = [cgutils.alloca_once(builder, vector) for _ in places]
+            for place, total in zip(places, totals, strict=True):
+                builder.store(_load(builder, place, vector, 64), total)
             with cgutils.for_range(builder, terms) as loop:
                 at = builder.add(offsets, builder.shl(loop.index, ir.Constant(_INT64, 1)))
-                offset = builder.zext(_load(builder, at, _INT16, 2), _INT64)
-                row = _load(builder, builder.add(table, offset), vector, 64)
-                builder.store(builder.fadd(builder.load(total), row), total)
-            _store(builder, builder.load(total), sums)
+                for total in totals:
+                    offset = builder.zext(_load(builder, at, _INT16, 2), _INT64)
+                    row = _load(builder, builder.add(table, offset), vector, 64)
+                    builder.store(builder.fadd(builder.load(total), row), total)
+                    at = builder.add(at, step)
+            for place, total in zip(places, totals, strict=True):
+                _store(builder, builder.load(total), place)
             return context.get_dummy_value()
 
-        return types.void(types.intp, types.intp, types.intp, types.intp), generate
+        return types.void(*[types.intp] * 5), generate
 
     return add_rows
 
 
-_add_image_rows = _adding(LANES)
-_add_channel_rows = _adding(WEIGHT_LANES)
+_add_image_row, _add_image_rows = _adding(LANES, 1), _adding(LANES, 2)
+_add_channel_row, _add_channel_rows = _adding(WEIGHT_LANES, 1), _adding(WEIGHT_LANES, 2)
 
 
 @intrinsic
@@ -169,9 +177,12 @@ def add_input_gradient(
                     at = offsets[group, block].ctypes.data
                     for tap in range(num_taps):
                         to = sums + ((first + taps[tap]) * groups + group) * channels * row_bytes
-                        for _ in range(channels):
-                            _add_image_rows(to, table, at, here)
-                            to += row_bytes
+                        for _ in range(channels // 2):
+                            _add_image_rows(to, table, at, MAX_TERMS * 2, here)
+                            to += 2 * row_bytes
+                            at += 2 * MAX_TERMS * 2
+                        if channels % 2:
+                            _add_image_row(to, table, at, 0, here)
                             at += MAX_TERMS * 2
 
 
@@ -188,16 +199,16 @@ def add_kernel_gradient(
         sums: address of (k·k, I, WEIGHT_LANES).
         table: address of MAX_TERMS tables with a row of zeros each.
         taps: as above.
-        geometry: rows, columns of the output; columns of the padded input; stride; O; images; first
-            input channel and number of input channels of the group.
+        geometry: first row and the one after the last; rows, columns of the output; columns of the padded
+            input; stride; O; images; first input channel and number of input channels of the group.
     """
-    rows, columns, padded_columns, stride, width, images, begin, channels = geometry
+    top, bottom, rows, columns, padded_columns, stride, width, images, begin, channels = geometry
     num_taps, units = len(taps), images // 4
     row_bytes, table_bytes = WEIGHT_LANES * 4, WEIGHT_ROWS * WEIGHT_LANES * 4
     step = offsets.shape[1] * units * 2
     start = offsets.ctypes.data + begin * units * 2
     pixels = rows * columns
-    for y in range(rows):
+    for y in range(top, bottom):
         for x in range(columns):
             pixel = y * columns + x
             first = (y * stride) * padded_columns + x * stride
@@ -213,80 +224,75 @@ def add_kernel_gradient(
                 to = sums
                 for tap in range(num_taps):
                     at = start + (first + taps[tap]) * step + unit * 2
-                    for _ in range(channels):
-                        _add_channel_rows(to, table, at, here)
+                    for _ in range(channels // 2):
+                        _add_channel_rows(to, table, at, units * 2, here)
+                        to += 2 * row_bytes
+                        at += 2 * units * 2
+                    if channels % 2:
+                        _add_channel_row(to, table, at, 0, here)
                         to += row_bytes
-                        at += units * 2
 
 
 @numba.njit(nogil=True, cache=True)
-def add_masks(sums: Any, masks: Any, values: Any, first_image: int) -> None:
-    """Sets a bit where a number is positive; keeps the numbers as 16-bit integers where there is room.
+def take_sums(
+    sums: Any, scales: Any, total: Any, masks: Any, values: Any, first_image: int, is_first: bool
+) -> None:  # fmt: skip
+    """Adds rectified sums, scaled, to a total; sets a bit where one is positive; keeps them where wanted.
 
     Args:
-        sums: (n, P, O) float32, not negative.
-        masks: (images / 32, P, O) uint32, zeros where nothing was written.
-        values: (images, P, O) int16, or without images where they are not wanted.
+        sums: (n, P·O) float32, not negative.
+        scales: (S,), those of the O channels repeated for some pixels, which are worked on at a time.
+        total: as `sums`; overwritten if `is_first`.
+        masks: (images / 32, P·O) uint32, zeros where nothing was written.
+        values: (images, P·O) int16, or without images where they are not wanted.
         first_image: place of the first of these images among all.
     """
-    images, pixels, width = sums.shape
     keeps = len(values) > 0
-    for pixel in range(pixels):
-        for image in range(images):
-            word, bit = (first_image + image) // 32, np.uint32((first_image + image) % 32)
-            for channel in range(width):
-                masks[word, pixel, channel] |= np.uint32(sums[image, pixel, channel] > 0) << bit
+    for start in range(0, sums.shape[1], len(scales)):
+        size = min(len(scales), sums.shape[1] - start)
+        stop = start + size
+        for index in range(len(sums)):
+            image = first_image + index
+            bit = np.uint32(image % 32)
+            y, words = sums[index, start:stop], masks[image // 32, start:stop]
+            for place in range(size):
+                words[place] |= np.uint32(y[place] > 0) << bit
+            to = total[index, start:stop]
+            if is_first:
+                for place in range(size):
+                    to[place] = y[place] * scales[place]
+            else:
+                for place in range(size):
+                    to[place] += y[place] * scales[place]
             if keeps:
-                for channel in range(width):
-                    values[first_image + image, pixel, channel] = np.int16(sums[image, pixel, channel])
-
-
-TILE = 64
-"""Pixels that are read and written at a time: whole cache lines, whatever the strides are."""
+                kept = values[image, start:stop]
+                for place in range(size):
+                    kept[place] = np.int16(y[place])
 
 
 @numba.njit(nogil=True, cache=True)
-def add_image_rows(out: Any, rows: Any, first: int, step: int, run: int, word: int) -> None:
-    """rows[p, o, image] = out[image, c, p] for the images of a word.
+def kernel_offsets(signs: Any, groups: int, row_bytes: int) -> Any:
+    """Byte offsets of the table rows that a kernel's signs choose.
 
     Args:
-        out: (N, C, P).
-        rows: (P, O, LANES).
-        first, step, run: channel c goes to o = first + (c // run)·step + c % run.
-        word: which LANES images.
+        signs: (O, I/groups, k·k), positive or not.
+    Shape: (groups, blocks, k·k, I/groups, MAX_TERMS)
     """
-    images, channels, pixels = out.shape
-    begin = word * LANES
-    count = min(LANES, images - begin)
-    tile = np.zeros((TILE, LANES), dtype=np.float32)
-    for channel in range(channels):
-        to = first + channel // run * step + channel % run
-        for start in range(0, pixels, TILE):
-            size = min(TILE, pixels - start)
-            for image in range(count):
-                for pixel in range(size):
-                    tile[pixel, image] = out[begin + image, channel, start + pixel]
-            for pixel in range(size):
-                for image in range(LANES):
-                    rows[start + pixel, to, image] = tile[pixel, image]
-
-
-@numba.njit(nogil=True, cache=True)
-def add_channel_rows(out: Any, rows: Any, first: int, step: int, run: int, begin: int, end: int) -> None:
-    """rows[p, image, o] = out[image, c, p] for images begin..end; arguments as above."""
-    _, channels, pixels = out.shape
-    tile = np.empty((TILE, run), dtype=np.float32)
-    for image in range(begin, end):
-        for group in range(channels // run):
-            to = first + group * step
-            for start in range(0, pixels, TILE):
-                size = min(TILE, pixels - start)
-                for channel in range(run):
-                    for pixel in range(size):
-                        tile[pixel, channel] = out[image, group * run + channel, start + pixel]
-                for pixel in range(size):
-                    for channel in range(run):
-                        rows[start + pixel, image, to + channel] = tile[pixel, channel]
+    width, channels, taps = signs.shape
+    terms = width // groups // 4
+    blocks = (terms + MAX_TERMS - 1) // MAX_TERMS
+    offsets = np.zeros((groups, blocks, taps, channels, MAX_TERMS), dtype=np.uint16)
+    for output in range(0, width, 4):
+        group, term = output // 4 // terms, output // 4 % terms
+        block, place = term // MAX_TERMS, term % MAX_TERMS
+        for channel in range(channels):
+            for tap in range(taps):
+                row = place * ROWS
+                for bit in range(4):
+                    if signs[output + bit, channel, tap] > 0:
+                        row += 1 << bit
+                offsets[group, block, tap, channel, place] = row * row_bytes
+    return offsets
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})

@@ -10,17 +10,22 @@ Legend: N images, O output and I input channels, P output pixels; tables are tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from binas.ops.layouts import channels_first
+from binas.ops.threads import Team
+
 IMAGES_PER_WORD = 32
+PATTERN = 2048
+"""Numbers of an image that are masked and scaled at a time, at least: all that is read stays in the cache."""
 SMALLEST_BATCH = 24
 """Below, most of the 32 places for images would stay empty."""
 SMALLEST_WORK = 1 << 22
@@ -108,12 +113,27 @@ class Masks:
         images = geometry.input_shape[0] if keeps_sums else 0
         self.sums = torch.empty(images, rows * columns, geometry.width, dtype=torch.int16)
 
-    def add(self, first_image: int, sums: Tensor) -> None:
-        """Takes the rectified sums (n, O, H, W), channels last, of images from `first_image` on."""
-        from binas.ops.sum_table_kernels import add_masks
+    def pattern(self, scales: Tensor) -> Any:
+        """What `take` wants of the scales (O,) that rectified sums are multiplied with in the total."""
+        return scales.repeat(-(-PATTERN // self.geometry.width)).numpy()
 
-        flat = sums.permute(0, 2, 3, 1).flatten(1, 2).numpy()
-        add_masks(flat, self.bits.numpy().view("uint32"), self.sums.numpy(), first_image)
+    def take(self, first_image: int, sums: Tensor, pattern: Any, total: Tensor, is_first: bool) -> None:
+        """Takes rectified sums of some images, and adds them to a total.
+
+        Args:
+            first_image: the place of the first of them.
+            sums: (n, O, H, W), channels last.
+            pattern: see there.
+            total: as `sums`; overwritten if `is_first`.
+        """
+        from binas.ops.sum_table_kernels import take_sums
+
+        flat, flat_total = (y.permute(0, 2, 3, 1).flatten(1).numpy() for y in (sums, total))
+        take_sums(flat, pattern, flat_total, *self._places, first_image, is_first)
+
+    @cached_property
+    def _places(self) -> tuple[Any, Any]:
+        return self.bits.flatten(1).numpy().view("uint32"), self.sums.flatten(1).numpy()
 
 
 class Rows:
@@ -122,12 +142,12 @@ class Rows:
     Args:
         outs: T tensors (N, C, H, W).
         groups: of the convolution.
-        executor: runs parts side by side.
+        team: runs parts side by side.
     """
 
-    def __init__(self, outs: Sequence[Tensor], groups: int, executor: Executor) -> None:
-        self.outs = [out.contiguous().flatten(2) for out in outs]
-        self.groups, self.executor = groups, executor
+    def __init__(self, outs: Sequence[Tensor], groups: int, team: Team) -> None:
+        self.outs = [channels_first(out).flatten(2) for out in outs]
+        self.groups, self.team = groups, team
         self.images, channels, self.pixels = self.outs[0].shape
         self.words = -(-self.images // IMAGES_PER_WORD)
         self.width = len(outs) * channels
@@ -136,38 +156,52 @@ class Rows:
     @cached_property
     def by_image(self) -> Tensor:
         """Images innermost: (words, P, T·C, 32)."""
-        from binas.ops.sum_table_kernels import add_image_rows
+        from binas.ops.layout_kernels import transpose_all
 
         shape = (self.words, self.pixels, self.width, IMAGES_PER_WORD)
         rows = torch.empty(shape) if self.images % IMAGES_PER_WORD == 0 else torch.zeros(shape)
+        plane, row = self.pixels * 4, IMAGES_PER_WORD * 4
+        channels, runs = self.outs[0].shape[1], self.groups
 
-        def word(index: int) -> None:
+        def part(index: int) -> None:
+            word, run = divmod(index, runs)
+            count = min(IMAGES_PER_WORD, self.images - word * IMAGES_PER_WORD)
             for target, out in enumerate(self.outs):
-                add_image_rows(out.numpy(), rows[index].numpy(), *self._places(target), index)
+                source = out.data_ptr() + (word * IMAGES_PER_WORD * channels + run * self.run) * plane
+                place = self._place(target, run)
+                transpose_all(
+                    source, (plane, channels * plane), rows[word].data_ptr() + place * row,
+                    (row, self.width * row), self.run, count, self.pixels,
+                )  # fmt: skip
 
-        _run_all(self.executor, word, range(self.words))
+        self.team.run(part, self.words * runs)
         return rows
 
     @cached_property
     def by_channel(self) -> Tensor:
         """Channels innermost: (P, 32·words, T·C)."""
-        from binas.ops.sum_table_kernels import add_channel_rows
+        from binas.ops.layout_kernels import transpose_all
 
-        shape = (self.pixels, self.words * IMAGES_PER_WORD, self.width)
-        rows = torch.empty(shape)
+        padded = self.words * IMAGES_PER_WORD
+        rows = torch.empty(self.pixels, padded, self.width)
         rows[:, self.images :] = 0
-        half = self.images // 2
+        plane, image = self.pixels * 4, self.outs[0].shape[1] * self.pixels * 4
+        row = self.width * 4
 
-        def part(index: int) -> None:
-            begin, end = (0, half) if index == 0 else (half, self.images)
+        def part(begin: int, end: int) -> None:
             for target, out in enumerate(self.outs):
-                add_channel_rows(out.numpy(), rows.numpy(), *self._places(target), begin, end)
+                for run in range(self.groups):
+                    source = out.data_ptr() + begin * image + run * self.run * plane
+                    place = rows.data_ptr() + begin * row + self._place(target, run) * 4
+                    transpose_all(
+                        source, (image, plane), place, (row, padded * row), end - begin, self.run, self.pixels
+                    )
 
-        _run_all(self.executor, part, range(2))
+        self.team.run_shares(part, self.images)
         return rows
 
-    def _places(self, target: int) -> tuple[int, int, int]:
-        return target * self.run, len(self.outs) * self.run, self.run
+    def _place(self, target: int, run: int) -> int:
+        return (run * len(self.outs) + target) * self.run
 
 
 class InputGradient:
@@ -176,13 +210,13 @@ class InputGradient:
     Args:
         input_shape: (N, I, H, W).
         margin: the largest padding among the convolutions.
-        executor: runs parts side by side.
+        team: runs parts side by side.
     """
 
-    def __init__(self, input_shape: Sequence[int], margin: int, executor: Executor) -> None:
+    def __init__(self, input_shape: Sequence[int], margin: int, team: Team) -> None:
         images, channels, rows, columns = input_shape
         words = -(-images // IMAGES_PER_WORD)
-        self.shape, self.margin, self.executor = tuple(input_shape), margin, executor
+        self.shape, self.margin, self.team = tuple(input_shape), margin, team
         padded = (rows + 2 * margin) * (columns + 2 * margin)
         self.sums = torch.zeros(words, padded, channels, IMAGES_PER_WORD)
 
@@ -196,7 +230,8 @@ class InputGradient:
         """
         from binas.ops import sum_table_kernels as kernels
 
-        offsets = _kernel_offsets(kernel, geometry.groups, kernels.MAX_TERMS)
+        signs = kernel.flatten(2).contiguous().numpy()
+        offsets = kernels.kernel_offsets(signs, geometry.groups, IMAGES_PER_WORD * 4)
         taps, scales, gradient = geometry.taps(), scales.contiguous(), rows.by_image
         numbers = (
             *geometry.output_size, geometry.padded_columns, geometry.stride,
@@ -210,15 +245,29 @@ class InputGradient:
                 self.sums[index].data_ptr(), table.data_ptr(), taps, numbers,
             )  # fmt: skip
 
-        _run_all(self.executor, word, range(len(self.sums)))
+        self.team.run(word, len(self.sums))
 
     def result(self) -> Tensor:
         """The sum. Shape: (N, I, H, W)."""
+        from binas.ops.layout_kernels import transpose_all
+
         images, channels, rows, columns = self.shape
-        m = self.margin
-        sums = self.sums.view(-1, rows + 2 * m, columns + 2 * m, channels, IMAGES_PER_WORD)
-        inner = sums[:, m : m + rows, m : m + columns].permute(0, 4, 3, 1, 2)
-        return inner.reshape(-1, channels, rows, columns)[:images]
+        result = torch.empty(self.shape)
+        wide, pixel = columns + 2 * self.margin, channels * IMAGES_PER_WORD * 4
+        plane = rows * columns * 4
+        first = self.margin * (wide + 1) * pixel
+
+        def part(begin: int, end: int) -> None:
+            for index, word in product(range(begin, end), range(len(self.sums))):
+                sums, image = self.sums[word], word * IMAGES_PER_WORD
+                transpose_all(
+                    sums.data_ptr() + first + index * wide * pixel, (IMAGES_PER_WORD * 4, pixel),
+                    result.data_ptr() + image * channels * plane + index * columns * 4,
+                    (plane, channels * plane), channels, columns, min(IMAGES_PER_WORD, images - image),
+                )  # fmt: skip
+
+        self.team.run_shares(part, rows)
+        return result
 
 
 class KernelGradient:
@@ -227,13 +276,13 @@ class KernelGradient:
     Args:
         x: (N, I, H, W) of ±1.
         margin: the largest padding among the convolutions.
-        executor: runs parts side by side.
+        team: runs parts side by side.
     """
 
-    def __init__(self, x: Tensor, margin: int, executor: Executor) -> None:
+    def __init__(self, x: Tensor, margin: int, team: Team) -> None:
         from binas.ops import sum_table_kernels as kernels
 
-        self.executor = executor
+        self.team = team
         self.offsets = _input_offsets(x, margin, kernels.MAX_TERMS, kernels.WEIGHT_ROWS, kernels.WEIGHT_LANES)
 
     def of(self, geometry: Geometry, masks: Masks, rows: Rows) -> Tensor:
@@ -248,59 +297,42 @@ class KernelGradient:
         gradient = rows.by_channel
         channels = geometry.input_shape[1] // geometry.groups
         per_group = geometry.width // geometry.groups
-        sums = torch.zeros(geometry.width // lanes, k * k, channels, lanes)
+        parts, rows_of_output = geometry.width // lanes, geometry.output_size[0]
+        shares = 1 if parts % self.team.size == 0 else self.team.size
+        sums = torch.zeros(shares, parts, k * k, channels, lanes)
 
         def part(index: int) -> None:
+            share, place = divmod(index, parts)
             table = torch.zeros(kernels.MAX_TERMS * kernels.WEIGHT_ROWS * lanes)
-            group = index * lanes // per_group
+            group = place * lanes // per_group
             numbers = (
+                rows_of_output * share // shares, rows_of_output * (share + 1) // shares,
                 *geometry.output_size, geometry.padded_columns, geometry.stride, geometry.width,
                 geometry.padded_images, group * channels, channels,
             )  # fmt: skip
-            first = 4 * index * lanes
+            first = 4 * place * lanes
             kernels.add_kernel_gradient(
                 gradient.data_ptr() + first, masks.bits.data_ptr() + first, self.offsets,
-                sums[index].data_ptr(), table.data_ptr(), taps, numbers,
+                sums[share, place].data_ptr(), table.data_ptr(), taps, numbers,
             )  # fmt: skip
 
-        _run_all(self.executor, part, range(len(sums)))
-        return sums.permute(0, 3, 2, 1).reshape(geometry.width, channels, k, k)
+        self.team.run(part, shares * parts)
+        return sums.sum(dim=0).permute(0, 3, 2, 1).reshape(geometry.width, channels, k, k)
 
 
-def product_sums(masks: Masks, rows: Rows, executor: Executor) -> Tensor:
+def product_sums(masks: Masks, rows: Rows, team: Team) -> Tensor:
     """Σ over images and pixels of rectified sum · gradient, by channel. Shape: (O,)."""
     from binas.ops.sum_table_kernels import add_products
 
     values, gradient = masks.sums.numpy(), rows.by_channel.numpy()
-    totals = torch.zeros(2, values.shape[2], dtype=torch.float64)
-    half = len(values) // 2
+    totals = torch.zeros(team.size, values.shape[2], dtype=torch.float64)
 
     def part(index: int) -> None:
-        begin, end = (0, half) if index == 0 else (half, len(values))
+        begin, end = (len(values) * (index + more) // team.size for more in (0, 1))
         add_products(values, gradient, totals[index].numpy(), begin, end)
 
-    _run_all(executor, part, range(2))
+    team.run(part, team.size)
     return totals.sum(dim=0).to(torch.float32)
-
-
-def _run_all(executor: Executor, work: Callable[[int], None], parts: Sequence[int]) -> None:
-    for done in [executor.submit(work, part) for part in parts]:
-        done.result()
-
-
-def _kernel_offsets(kernel: Tensor, groups: int, max_terms: int) -> Any:
-    """Byte offsets of the table rows that a kernel's signs choose: (groups, blocks, k·k, I/groups, terms)."""
-    width, channels, k, _ = kernel.shape
-    terms = width // groups // 4
-    powers = torch.tensor([1, 2, 4, 8], dtype=torch.int16).view(4, 1, 1)
-    signs = (kernel > 0).view(groups, terms, 4, channels, k * k)
-    rows = (signs * powers).sum(dim=2, dtype=torch.int16)
-    blocks = -(-terms // max_terms)
-    rows = F.pad(rows, (0, 0, 0, 0, 0, blocks * max_terms - terms))
-    rows = rows.view(groups, blocks, max_terms, channels, k * k)
-    first = torch.arange(max_terms, dtype=torch.int16).view(-1, 1, 1) * 16
-    offsets = (rows + first) * (IMAGES_PER_WORD * 4)
-    return offsets.permute(0, 1, 4, 3, 2).contiguous().numpy().view("uint16")
 
 
 def _input_offsets(x: Tensor, margin: int, max_terms: int, rows: int, lanes: int) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binas.ops.integer_conv import IntegerConv
+from binas.ops.layouts import channels_last, write_channels_first
 from binas.ops.sum_tables import Geometry
 
 
@@ -48,18 +49,23 @@ class WideConv:
         shape = (self.groups, len(self.targets), -1, *gradient.shape[1:])
         return gradient.reshape(shape).transpose(0, 1).reshape(gradient.shape)
 
-    def of_target(self, y: Tensor, position: int) -> Tensor:
-        """The part of a wide output (n, T·C, H, W) that is for one target: (n, C, H, W), contiguous."""
+    def write_target(self, y: Tensor, position: int, out: Tensor, is_new: bool) -> None:
+        """Writes (or adds) the part of a wide output (n, T·C, H, W) for one target to (n, C, H, W)."""
         n, _, height, width = y.shape
-        parts = y.view(n, self.groups, len(self.targets), -1, height, width)
-        return parts[:, :, position].reshape(n, -1, height, width).contiguous()
+        parts = y.view(n, self.groups, len(self.targets), -1, height, width)[:, :, position]
+        if self.groups == 1 and is_new:
+            write_channels_first(parts[:, 0], out)
+        elif is_new:
+            out.view(n, self.groups, -1, height, width).copy_(parts)
+        else:
+            out.view(n, self.groups, -1, height, width).add_(parts)
 
     def wide(self, outs: Sequence[Tensor]) -> Tensor:
         """What targets got, side by side as in a wide output, channels last."""
         n, _, height, width = outs[0].shape
         parts = [outs[target].view(n, self.groups, -1, height, width) for target in self.targets]
         stacked = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return stacked.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        return channels_last(stacked.flatten(1, 2))
 
     def rectified(self, kernel: Tensor, x: Tensor, block_size: int) -> Callable[[Tensor], Tensor]:
         """relu of the wide convolution, channels last, as a function of a block of x; bytes mean ±1 by ±1."""
