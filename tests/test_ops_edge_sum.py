@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,11 +12,19 @@ from torch.nn import functional as F
 
 from binas.arch.sharing import Group, NodeEdges, forward_edges
 from binas.binarize import Binarization, BinarizerSpec, set_precision
-from binas.ops import OpContext, build_op, edge_sum, integer_conv
+from binas.ops import OpContext, build_op, edge_sum, integer_conv, wide_forward
 from binas.ops.integer_conv import IntegerConv, as_levels
 
 CONTEXT = OpContext(normalized_input=True, channels_per_group=4)
 CONVOLUTIONS = ["binary_conv_3x3", "binary_dilated_conv_5x5", "binary_group_conv_3x3"]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def signs(*shape: int) -> Tensor:
@@ -58,21 +67,23 @@ def plain(
 @pytest.mark.parametrize("frozen_weights", [False, True], ids=["weight_step", "alpha_step"])
 @pytest.mark.parametrize("precision", [(True, True), (True, False), (False, True)], ids=str)
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("images", "channels"), [(5, 8), (64, 16)], ids=["odd", "tables"])
 def test_sum_of_what_leaves_a_node(
-    stride: int, precision: tuple[bool, bool], frozen_weights: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    images: int, channels: int, stride: int, precision: tuple[bool, bool], frozen_weights: bool,
+    monkeypatch: pytest.MonkeyPatch, two_threads: None,
+) -> None:  # fmt: skip
     torch.manual_seed(stride)
-    monkeypatch.setattr(edge_sum, "BLOCK_ELEMENTS", 700)  # several blocks, the last one smaller
+    monkeypatch.setattr(wide_forward, "BLOCK_ELEMENTS", 700)  # several blocks, the last one smaller
     names = [*CONVOLUTIONS, "max_pool_3x3", "skip"]
     groups = [Group(column, [0, 1, 2]) for column in range(len(names))]
     groups[1].targets = [0, 2]  # an operation that was removed from one edge
     for group, name in zip(groups, names, strict=True):
-        group.modules = [build_op(name, 8, stride, CONTEXT) for _ in group.targets]
+        group.modules = [build_op(name, channels, stride, CONTEXT) for _ in group.targets]
     modules = nn.ModuleList(module for group in groups for module in group.modules)
     set_precision(modules, *precision)
     modules.requires_grad_(not frozen_weights)
-    norm = nn.BatchNorm2d(8, affine=False)
-    x = torch.randn(5, 8, 9, 7)
+    norm = nn.BatchNorm2d(channels, affine=False)
+    x = torch.randn(images, channels, 9, 7)
     weights = torch.rand(len(names), 3)
     results = []
     for compute in (plain, contributions):
@@ -84,7 +95,7 @@ def test_sum_of_what_leaves_a_node(
         assert all((gradient is None) == frozen_weights for gradient in by_weights)
         results.append([*outputs, leaf.grad, alphas.grad, *(g for g in by_weights if g is not None)])
     for expected, found in zip(*results, strict=True):
-        # float32 sums in another order; gradients are sums over 5·9·7 pixels and 25·8 taps
+        # float32 sums in another order
         scale = expected.abs().max().item()
         assert (expected - found).abs().max().item() <= 1e-5 * scale
 

@@ -10,7 +10,7 @@ Legend: N images, T target nodes, C channels, H×W pixels of the output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,9 +23,8 @@ from binas.ops.layouts import channels_first, channels_last
 from binas.ops.sum_tables import InputGradient, KernelGradient, Masks, Rows, product_sums
 from binas.ops.threads import Team
 from binas.ops.wide_conv import WideConv
+from binas.ops.wide_forward import WideForward, blocks_of, run_layout
 
-BLOCK_ELEMENTS = 1 << 19
-"""Numbers of a wide convolution's output that are worked on at a time (2 MiB of float32)."""
 LARGEST_EXACT_HALF = 2048
 """Integers up to this are exact in 16-bit floating point."""
 
@@ -139,123 +138,17 @@ def _run_convs(
     kept = [torch.empty(0)] * len(plan.convs)
     levels: Tensor | None = None
     last = channels_last(x) if plan.convs else x
-    layouts: dict[tuple[object, ...], list[_Forward]] = {}
+    layouts: dict[tuple[object, ...], list[WideForward]] = {}
     for index, (conv, kernel, coefficient) in enumerate(zip(plan.convs, kernels, coefficients, strict=True)):
         reads = last
         if conv.integer and x.dtype == torch.float32 and not x.is_cuda and is_available():
             reads = levels = as_levels(last) if levels is None else levels
         dtype = None if masks[index] else _kept_dtype(conv, kernel, needs.rectified(index))
-        forward = _Forward(index, conv, reads, kernel, coefficient, dtype, masks[index])
+        forward = WideForward(index, conv, reads, kernel, coefficient, dtype, masks[index])
         layouts.setdefault(conv.layout, []).append(forward)
     for forwards in layouts.values():
-        _run_layout(forwards, outputs, kept, team)
+        run_layout(forwards, outputs, kept, team)
     return outputs, kept
-
-
-@dataclass
-class _Forward:
-    """A wide convolution before it runs.
-
-    Args:
-        reads: its input, channels last; bytes mean ±1.
-        dtype: of the sums that are kept for the gradient, or None where masks do.
-    """
-
-    index: int
-    conv: WideConv
-    reads: Tensor
-    kernel: Tensor
-    coefficient: Tensor
-    dtype: torch.dtype | None
-    masks: Masks | None
-
-    @property
-    def output_shape(self) -> tuple[int, int, int, int]:
-        """(N, T·C, H, W)"""
-        geometry = self.conv.geometry(self.reads, self.kernel, 0)
-        return (len(self.reads), len(self.kernel), *geometry.output_size)
-
-    def ready(self, block_size: int) -> tuple[Callable[[Tensor], Tensor], Any]:
-        """Its rectified sums as a function of a block of the input, and their scales."""
-        ordered = self.conv.kernel(self.kernel)
-        scales = self.conv.kernel(self.coefficient).contiguous()
-        convolve = self.conv.rectified(ordered, self.reads, block_size)
-        return convolve, self.masks.pattern(scales) if self.masks else scales.view(1, -1, 1, 1)
-
-    def room(self) -> Tensor:
-        """For the sums that are kept."""
-        if self.dtype is None:
-            return torch.empty(0)
-        shape, device = self.output_shape, self.reads.device
-        return torch.empty(shape, dtype=self.dtype, device=device, memory_format=torch.channels_last)
-
-    def take(
-        self, block: slice, y: Tensor, scales: Tensor, total: Tensor, is_new: bool, kept: Tensor
-    ) -> None:
-        """Keeps of rectified sums what the gradient needs, and adds them, scaled, to a total."""
-        if self.masks is not None:
-            self.masks.take(block.start, y, scales, total, is_new)
-            return
-        if self.dtype == torch.bool:
-            torch.gt(y, 0, out=kept[block])
-        else:
-            kept[block] = y
-        if is_new:
-            torch.mul(y, scales, out=total)
-        else:
-            total.addcmul_(y, scales)
-
-
-def _run_layout(
-    forwards: Sequence[_Forward], outputs: list[Tensor | None], kept: list[Tensor], team: Team
-) -> None:
-    """Runs convolutions of one layout; adds to the outputs block by block, while these are in the cache."""
-    conv, reads, shape = forwards[0].conv, forwards[0].reads, forwards[0].output_shape
-    images, width = shape[:2]
-    shares = team.size if all(each.masks for each in forwards) and images % (team.size * 32) == 0 else 1
-    blocks = _blocks(images // shares, width * shape[2] * shape[3] * shares, reads.is_cuda)
-    is_new = [outputs[target] is None for target in conv.targets]
-    for target in conv.targets:
-        if outputs[target] is None:
-            outputs[target] = torch.empty(
-                images,
-                width // len(conv.targets),
-                *shape[2:],
-                dtype=forwards[0].kernel.dtype,
-                device=reads.device,
-            )
-    ready: list[Any] = [None] * len(forwards)
-
-    def prepare(number: int) -> None:
-        ready[number] = forwards[number].ready(blocks[0].stop)
-
-    run = team.run_alone if shares > 1 else team.run_in_turn
-    run(prepare, len(forwards))
-    for each in forwards:
-        kept[each.index] = each.room()
-
-    def share(index: int) -> None:
-        room: Tensor | None = None
-        for part in blocks:
-            first = index * (images // shares)
-            block = slice(first + part.start, first + part.stop)
-            for number, (each, (convolve, scales)) in enumerate(zip(forwards, ready, strict=True)):
-                y = convolve(each.reads[block])
-                room = torch.empty_like(y) if room is None else room
-                each.take(block, y, scales, room[: len(y)], number == 0, kept[each.index])
-            assert room is not None
-            for position, target in enumerate(conv.targets):
-                out = outputs[target]
-                assert out is not None
-                conv.write_target(room[: len(y)], position, out[block], is_new[position])
-
-    run(share, shares)
-
-
-def _blocks(num_images: int, elements_each: int, on_gpu: bool) -> list[slice]:
-    # on a GPU the cache is no reason to launch more kernels
-    size = num_images if on_gpu else max(1, BLOCK_ELEMENTS // elements_each)
-    return [slice(start, min(start + size, num_images)) for start in range(0, num_images, size)]
 
 
 def _kept_dtype(conv: WideConv, kernel: Tensor, rectified: bool) -> torch.dtype:
@@ -356,7 +249,7 @@ def _backward_conv(
     scaled = conv.kernel(kernel * coefficient.view(-1, 1, 1, 1))
     by_kernel = torch.zeros_like(scaled) if wants_kernel else None
     by_coefficient = torch.zeros_like(coefficient) if wants_coefficient else None
-    for block in _blocks(len(out), out[0].numel(), x.is_cuda):
+    for block in blocks_of(len(out), out[0].numel(), x.is_cuda):
         saved = kept[block]
         y = saved.to(out.dtype)
         gradient = torch.ops.aten.threshold_backward(out[block], y, 0)
