@@ -169,11 +169,19 @@ def test_signs_come_back_from_their_bits(monkeypatch: pytest.MonkeyPatch) -> Non
     _, conv = parts(5, 4, 1, 1, 1, "none")
     x = as_last(torch.randn(64, 5, 3, 2))
     affine = room.Affine(torch.ones(5), torch.tensor([1.0, -2, 1, -1, 3]), torch.full((5,), 0.5), None)
-    expected = (x - 1) * affine.factor.view(1, -1, 1, 1) + 0.5 >= 0
+    expected = x * affine.factor.view(1, -1, 1, 1) + 0.5 >= 0
     signs = room.pack_signs(conv, x, affine)
     assert torch.equal(signs.unpacked(), expected)
     bits = signs.words[:, 0] >> torch.arange(5, dtype=torch.int32).view(5, 1, 1) & 1
     assert torch.equal(bits.bool().permute(2, 0, 1).reshape(64, 5, 3, 2), expected)
+
+
+def test_signs_are_those_of_batch_norm_to_the_last_bit() -> None:
+    norm, conv = parts(24, 4, 1, 1, 1, "affine")
+    x = torch.randn(64, 24, 40, 40) * 3 + 1
+    x.select(1, 3).round_()  # integers meet their mean and each other more often
+    affine = room._affine(norm, room.moments(as_last(x)), 24)
+    assert torch.equal(room.pack_signs(conv, as_last(x), affine).unpacked(), norm(x) >= 0)
 
 
 @pytest.mark.parametrize("shape", [(32, 3, 5, 7), (64, 40, 9, 9), (96, 1, 1, 4)])

@@ -74,7 +74,7 @@ def add_products(
 
     Args:
         by_y, x: (P, C, N).
-        mean, factor, shift: (C,); inside means |(x − mean)·factor + shift| <= window.
+        mean, factor, shift: (C,); inside means |x·factor + shift| <= window.
     """
     _, channels, images = x.shape
     for pixel in range(begin, end):
@@ -83,7 +83,7 @@ def add_products(
             total, products = x.dtype.type(0), x.dtype.type(0)
             for image in range(images):
                 centred = x[pixel, channel, image] - middle
-                inside = abs(centred * slope + start) <= window
+                inside = abs(x[pixel, channel, image] * slope + start) <= window
                 value = by_y[pixel, channel, image] if inside else x.dtype.type(0)
                 total += value
                 products += value * centred
@@ -104,6 +104,6 @@ def finish_gradient(
             less, part = middle[channel], along[channel]
             for image in range(images):
                 centred = x[pixel, channel, image] - center
-                inside = abs(centred * slope + start) <= window
+                inside = abs(x[pixel, channel, image] * slope + start) <= window
                 value = by_y[pixel, channel, image] if inside else x.dtype.type(0)
                 by_y[pixel, channel, image] = (value - less - centred * part) * slope

@@ -63,10 +63,11 @@ class Signs:
 
 @dataclass(frozen=True)
 class Affine:
-    """y = (x − mean)·factor + shift for each channel, what batch-norm does with the batch's statistics.
+    """y = x·factor + shift for each channel, what batch-norm does; rounded as torch's batch-norm rounds it.
 
     Args:
-        mean, factor, shift: (C,) float32.
+        mean: of the batch, (C,) float32.
+        factor, shift: (C,) float32.
         inverse: 1/√(variance + ε), float64, or None without batch-norm.
     """
 
@@ -90,7 +91,7 @@ def pack_signs(conv: BinaryConv2d, x: Tensor, affine: Affine) -> Signs:
     words = torch.zeros(pixels, -(-channels // 32), num_images, dtype=torch.int32)
     image_words = torch.empty(pixels, channels, num_images // LANES, dtype=torch.int32)
     addresses = x.data_ptr(), words.data_ptr(), image_words.data_ptr()
-    arrays = affine.arrays
+    _, *arrays = affine.arrays
     in_parts(lambda begin, end: pack(*addresses, *arrays, num_images, begin, end), pixels)
     return Signs(words, image_words, tuple(x.shape))
 
@@ -167,10 +168,10 @@ def _ranges(length: int) -> list[tuple[int, int]]:
 def _affine(norm: nn.Module, found: Moments | None, channels: int) -> Affine:
     if not isinstance(norm, nn.BatchNorm2d) or found is None:
         return Affine(torch.zeros(channels), torch.ones(channels), torch.zeros(channels), None)
-    inverse = (found.variance + norm.eps).rsqrt()
-    factor = inverse if norm.weight is None else inverse * norm.weight
-    shift = torch.zeros_like(inverse) if norm.bias is None else norm.bias.clone()
-    return Affine(found.mean.float(), factor.float(), shift.float(), inverse)
+    inverse, mean = (found.variance + norm.eps).rsqrt(), found.mean.float()
+    factor = inverse.float() if norm.weight is None else inverse.float() * norm.weight
+    shift = -mean * factor if norm.bias is None else norm.bias - mean * factor
+    return Affine(mean, factor, shift, inverse)
 
 
 def _geometry(conv: BinaryConv2d, height: int, width: int) -> tuple[int, ...]:

@@ -34,24 +34,16 @@ MAX_UNITS = 16
 
 @numba.njit(nogil=True, cache=True)
 def pack(
-    x: int,
-    words: int,
-    image_words: int,
-    mean: Any,
-    factor: Any,
-    shift: Any,
-    images: int,
-    begin: int,
-    end: int,
-) -> None:  # fmt: skip
-    """Signs of (x − mean)·factor + shift for pixels begin..end, in two orders.
+    x: int, words: int, image_words: int, factor: Any, shift: Any, images: int, begin: int, end: int
+) -> None:
+    """Signs of x·factor + shift for pixels begin..end, in two orders.
 
     Args:
         x: address of (P, C, N) float32.
         words: address of (P, ⌈C/32⌉, N) uint32 of zeros: bits over channels.
         image_words: address of (P, C, N/32) uint32: bits over images.
     """
-    channels = len(mean)
+    channels = len(factor)
     num_words, groups = (channels + 31) // 32, images // LANES
     for pixel in range(begin, end):
         for channel in range(channels):
@@ -59,7 +51,7 @@ def pack(
             word = pixel * num_words + channel // 32
             for group in range(groups):
                 pack_lanes(
-                    x + (at * images + group * LANES) * 4, mean[channel], factor[channel], shift[channel],
+                    x + (at * images + group * LANES) * 4, factor[channel], shift[channel],
                     channel % 32, words + (word * images + group * LANES) * 4,
                     image_words + (at * groups + group) * 4,
                 )  # fmt: skip

@@ -57,15 +57,18 @@ def _write_table(builder: Any, vectors: list[Any], table: Any, row_bytes: int) -
 
 @intrinsic
 def pack_lanes(
-    context: Any, source: Any, mean: Any, factor: Any, shift: Any, bit: Any, words: Any, image_word: Any
+    context: Any, source: Any, factor: Any, shift: Any, bit: Any, words: Any, image_word: Any
 ) -> Any:
-    """Signs of (x − mean)·factor + shift of LANES images: a bit in each image's word, and a word of bits."""
+    """Signs of x·factor + shift, rounded once, of LANES images: in each image's word, in a word of bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, mean, factor, shift, bit, words, image_word = arguments
-        x = _load(builder, source, ir.VectorType(_FLOAT, LANES))
-        y = builder.fsub(x, _spread(builder, mean, LANES))
-        y = builder.fadd(builder.fmul(y, _spread(builder, factor, LANES)), _spread(builder, shift, LANES))
+        source, factor, shift, bit, words, image_word = arguments
+        vector = ir.VectorType(_FLOAT, LANES)
+        multiply_add = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
+        )
+        spread = _spread(builder, factor, LANES), _spread(builder, shift, LANES)
+        y = builder.call(multiply_add, [_load(builder, source, vector), *spread])
         positive = builder.fcmp_ordered(">=", y, ir.Constant(y.type, None))
         _store(builder, builder.bitcast(positive, _INT32), image_word)
         integers = ir.VectorType(_INT32, LANES)
@@ -75,7 +78,7 @@ def pack_lanes(
         _store(builder, builder.or_(before, added), words)
         return context.get_dummy_value()
 
-    return types.void(_INDEX, *[types.float32] * 3, *[_INDEX] * 3), generate
+    return types.void(_INDEX, types.float32, types.float32, *[_INDEX] * 3), generate
 
 
 @intrinsic
