@@ -203,13 +203,14 @@ def report(study: Study, rows: Rows, table: Path) -> str:
     return f"{_head(study, table)}\n{body}\n\nThe cells:\n\n{cells}\n\n{NOTES}"
 
 
+SPLITS = ("train", "search_validation", "test")
 COLUMNS = (
     "family", "model", "accuracy %", "full-precision twin %", "searched cell, equal OPs %", "OPs M",
     "cell's OPs M", "FLOPs M", "binary parameters k", "CPU s a run",
 )  # fmt: skip
 NOTES = """\
-Accuracy is that of the last epoch on all 10,000 test images, mean ± standard deviation (number of seeds); a
-seed changes weights and order of the images, not the images. OPs = FLOPs + BOPs/64, a multiply-accumulate is
+Accuracy is that of the last epoch on the test images, mean ± standard deviation (number of seeds); a seed
+changes weights and order of the images, not the images. OPs = FLOPs + BOPs/64, a multiply-accumulate is
 one, convolutions and linear layers only (`binas profile`). The twin is the same network with real-valued
 convolutions (`real: true`), under the same recipe; it has as many parameters and about 64 times the OPs of
 the binary layers.
@@ -256,12 +257,13 @@ def _millions(count: float) -> str:
 def _head(study: Study, table: Path) -> str:
     stage, retrain, data = study.recipe.retrain.stages[-1], study.recipe.retrain, study.recipe.data
     size = " × ".join(str(length) for length in opened(data).image_size)
-    images = f"{data.subset:,} images of {data.name}" if data.subset else data.name
+    train, validation, test = (sum(opened(data).counts[split]) for split in SPLITS)
+    images = f"{train + validation:,} images of {data.name}"
     return f"""\
 # Families of published networks under one recipe
 
 `python tools/bench_models.py`, {machine_words()}.
-Trained on {images}, {size} pixels: {stage.epochs} epochs, batch {retrain.batch_size},
+Trained on {images}, {size} pixels, tested on {test:,}: {stage.epochs} epochs, batch {retrain.batch_size},
 {stage.optimizer.name} {stage.optimizer.learning_rate:g} with {stage.learning_rate.shape} decay, weight decay
 {stage.optimizer.weight_decay:g}, one stage, no augmentation, no teacher. Each family with the binarization of
 its paper, at a width that makes its OPs those of a searched cell within {study.tolerance:.0%}:
