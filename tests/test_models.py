@@ -26,7 +26,7 @@ from binas.models.reactnet import ReActBlock, ReActNetOptions
 from binas.models.resnet20 import PaddedShortcut
 from binas.ops.contract import OpContext
 from binas.ops.convolutions import BinaryConv
-from binas.profile import profile_module
+from binas.profile import count, profile_module
 
 NAMED = [
     "xnor_alexnet",
@@ -133,6 +133,18 @@ def test_forward_and_backward_at_32(name: str) -> None:
     network = build_model(ModelChoice(name=name), task())
     assert any(binary_convolutions(network))
     check_gradients(network, (32, 32))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_and_its_twin_at_224(name: str) -> None:
+    """With its ImageNet stem where it has one; the twin computes in real numbers what is binary here."""
+    fields = type(MODELS[name].options).model_fields
+    stem = {"stem": "imagenet"} if "stem" in fields and name not in ("ebnas", "bats_cifar") else {}
+    binary, twin = (
+        count(ModelChoice(name=name, real=real, **stem), (224, 224), 1000) for real in (False, True)
+    )
+    assert binary.bops > 0 and twin.bops == 0 and twin.binary_parameters == 0
+    assert twin.flops == binary.flops + binary.bops
 
 
 @pytest.mark.slow
