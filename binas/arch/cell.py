@@ -64,8 +64,11 @@ class Preprocess(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """See the class."""
-        fused = rectified(*self, input)
-        y: Tensor = super().forward(images_first(input)) if fused is None else fused
+        norm, conv, activation = self
+        fused = rectified(norm, conv, activation, input)
+        if fused is not None:
+            return fused
+        y: Tensor = activation(conv(norm(images_first(input))))
         return y
 
 

@@ -149,7 +149,7 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         gradient = as_last(gradient)
-        parts = gradient.split(ctx.channels, dim=1)
+        parts = torch.split(gradient, ctx.channels, dim=1)
         by_nodes = [part if live else None for part, live in zip(parts, ctx.live, strict=True)]
         return None, gradient if ctx.needs_input_grad[1] else None, *by_nodes
 

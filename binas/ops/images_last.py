@@ -7,12 +7,13 @@ operations keep it. Batch-norm needs no transposition in it, and signs become wo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from binas.ops.threads import Team
 
 MULTIPLE = 32
 """Batches must be multiples of this many images."""
@@ -23,6 +24,7 @@ def is_available() -> bool:
     """Whether numba is installed."""
     try:
         import binas.ops.images_last_kernels
+        import binas.ops.layout_kernels
         import binas.ops.sign_conv_kernels  # noqa: F401
     except ImportError:
         return False
@@ -63,11 +65,9 @@ def as_last(x: Tensor) -> Tensor:
         return x
     if not (x.is_contiguous() and can_be_last(x)):
         return x.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
-    from binas.ops.images_last_kernels import to_last
-
-    y = empty_last(x.shape[0], x.shape[1], x.shape[2:])
-    source, target = x.flatten(2).numpy(), flat(y)
-    in_parts(lambda begin, end: to_last(source, target, begin, end), x.shape[1])
+    num_images, channels, height, width = x.shape
+    y = empty_last(num_images, channels, (height, width))
+    _transpose(x, y, num_images, channels, height * width)
     return y
 
 
@@ -77,12 +77,24 @@ def as_first(x: Tensor) -> Tensor:
         return x
     if not (is_last(x) and can_be_last(x)):
         return x.contiguous()
-    from binas.ops.images_last_kernels import to_first
-
+    num_images, channels, height, width = x.shape
     y = torch.empty(x.shape)
-    source, target = flat(x), y.flatten(2).numpy()
-    in_parts(lambda begin, end: to_first(source, target, begin, end), x.shape[1])
+    _transpose(x, y, height * width, channels, num_images)
     return y
+
+
+def _transpose(x: Tensor, y: Tensor, rows: int, channels: int, columns: int) -> None:
+    """From memory (rows, channels, columns) to memory (columns, channels, rows)."""
+    from binas.ops.layout_kernels import transpose_all
+
+    def part(begin: int, end: int) -> None:
+        transpose_all(
+            x.data_ptr() + begin * columns * 4, (columns * 4, channels * columns * 4),
+            y.data_ptr() + begin * rows * 4, (rows * 4, channels * rows * 4),
+            end - begin, rows, columns,
+        )  # fmt: skip
+
+    in_parts(part, channels)
 
 
 class _ToFirst(torch.autograd.Function):
@@ -107,28 +119,21 @@ class _ToLast(torch.autograd.Function):
 
 def images_first(x: Tensor) -> Tensor:
     """x, contiguous; its gradient comes with images last. For what cannot read images last."""
-    return _ToFirst.apply(x) if can_be_last(x) and is_last(x) else x  # type: ignore[no-any-return]
+    return _ToFirst.apply(x) if can_be_last(x) and is_last(x) else x
 
 
 def images_last(x: Tensor) -> Tensor:
     """x with images last; its gradient comes contiguous."""
-    return x if is_last(x) else _ToLast.apply(x)  # type: ignore[no-any-return]
+    return x if is_last(x) else _ToLast.apply(x)
 
 
-def in_parts(work: Callable[[int, int], None], length: int) -> None:
-    """Runs work(begin, end) over a range, in as many threads as torch uses."""
-    parts = max(1, min(torch.get_num_threads(), length))
-    ends = [length * part // parts for part in range(parts + 1)]
-    run_all(work, [(ends[part], ends[part + 1]) for part in range(parts)])
+def in_parts(work: Callable[[int, int], object], length: int) -> None:
+    """Runs work(begin, end) over a range, side by side in as many threads as torch uses."""
+    with Team() as team:
+        team.run_shares(work, length)
 
 
-def run_all(work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
+def run_all(work: Callable[..., object], arguments: Sequence[tuple[Any, ...]]) -> None:
     """Runs work(*arguments) for each, side by side."""
-    threads = min(torch.get_num_threads(), len(arguments))
-    if threads <= 1:
-        for each in arguments:
-            work(*each)
-        return
-    with ThreadPoolExecutor(threads) as executor:
-        for done in [executor.submit(work, *each) for each in arguments]:
-            done.result()
+    with Team() as team:
+        team.run(lambda part: work(*arguments[part]), len(arguments))

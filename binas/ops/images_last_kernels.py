@@ -11,44 +11,6 @@ import numba
 import numpy as np
 
 _FAST = {"contract", "reassoc"}
-TILE = 32
-"""Images and pixels that are read and written at a time: whole cache lines, whatever the strides are."""
-
-
-@numba.njit(nogil=True, cache=True)
-def to_last(x: Any, y: Any, begin: int, end: int) -> None:
-    """y (P, C, N) = x (N, C, P), channels begin..end."""
-    images, _, pixels = x.shape
-    tile = np.empty((TILE, TILE), x.dtype)
-    for channel in range(begin, end):
-        for first in range(0, images, TILE):
-            count = min(TILE, images - first)
-            for start in range(0, pixels, TILE):
-                size = min(TILE, pixels - start)
-                for image in range(count):
-                    for pixel in range(size):
-                        tile[pixel, image] = x[first + image, channel, start + pixel]
-                for pixel in range(size):
-                    for image in range(count):
-                        y[start + pixel, channel, first + image] = tile[pixel, image]
-
-
-@numba.njit(nogil=True, cache=True)
-def to_first(x: Any, y: Any, begin: int, end: int) -> None:
-    """y (N, C, P) = x (P, C, N), channels begin..end."""
-    pixels, _, images = x.shape
-    tile = np.empty((TILE, TILE), x.dtype)
-    for channel in range(begin, end):
-        for first in range(0, images, TILE):
-            count = min(TILE, images - first)
-            for start in range(0, pixels, TILE):
-                size = min(TILE, pixels - start)
-                for pixel in range(size):
-                    for image in range(count):
-                        tile[image, pixel] = x[start + pixel, channel, first + image]
-                for image in range(count):
-                    for pixel in range(size):
-                        y[first + image, channel, start + pixel] = tile[image, pixel]
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)

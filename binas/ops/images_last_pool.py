@@ -74,11 +74,15 @@ def _zeros(shape: torch.Size) -> Tensor:
 
 def can_pool_last(pool: nn.Module, x: Tensor) -> bool:
     """Whether `pooled_last` may stand for a pool in training."""
-    average = isinstance(pool, nn.AvgPool2d) and not pool.count_include_pad and pool.divisor_override is None
-    largest = isinstance(pool, nn.MaxPool2d) and pool.dilation == 1
+    match pool:
+        case nn.MaxPool2d(kernel_size=3, padding=1, dilation=1, ceil_mode=False):
+            known = not pool.return_indices
+        case nn.AvgPool2d(kernel_size=3, padding=1, ceil_mode=False, divisor_override=None):
+            known = not pool.count_include_pad
+        case _:
+            known = False
     return (
-        (average or largest)
-        and (pool.kernel_size, pool.padding, pool.ceil_mode) == (3, 1, False)
+        known
         and isinstance(pool.stride, int)
         and not (pool._forward_hooks or pool._forward_pre_hooks)
         and is_last(x)

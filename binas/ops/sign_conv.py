@@ -33,7 +33,8 @@ from binas.ops.images_last import (
     run_all,
 )
 
-LANES = 32
+LANES, CHANNELS, ROWS = 32, 16, 16
+"""Images in a word of bits, output channels in a row of a table, rows of a table; as the loops have them."""
 SMALLEST_WORK = 1 << 22
 """Multiply-accumulates of a convolution below which fusing does not pay."""
 PARTS = 4
@@ -91,8 +92,8 @@ def pack_signs(conv: BinaryConv2d, x: Tensor, affine: Affine) -> Signs:
     words = torch.zeros(pixels, -(-channels // 32), num_images, dtype=torch.int32)
     image_words = torch.empty(pixels, channels, num_images // LANES, dtype=torch.int32)
     addresses = x.data_ptr(), words.data_ptr(), image_words.data_ptr()
-    _, *arrays = affine.arrays
-    in_parts(lambda begin, end: pack(*addresses, *arrays, num_images, begin, end), pixels)
+    _, factor, shift = affine.arrays
+    in_parts(lambda begin, end: pack(*addresses, factor, shift, num_images, begin, end), pixels)
     return Signs(words, image_words, tuple(x.shape))
 
 
@@ -221,10 +222,10 @@ def _kernel_gradient(
     offsets = torch.empty(height * width, channels, num_images // 4, dtype=torch.int16).numpy().view("uint16")
     words = image_words.numpy().view("uint32")
     in_parts(lambda begin, end: kernels.unit_offsets(words, offsets, begin, end), height * width)
-    blocks = -(-len(kernel) // kernels.CHANNELS)
+    blocks = -(-len(kernel) // CHANNELS)
     taps = conv.kernel_size**2
-    sums = torch.zeros(PARTS, blocks, taps, channels, kernels.CHANNELS)
-    room = kernels.CHANNELS * (num_images + kernels.MAX_UNITS * kernels.ROWS)
+    sums = torch.zeros(PARTS, blocks, taps, channels, CHANNELS)
+    room = CHANNELS * (num_images + kernels.MAX_UNITS * ROWS)
     tables = torch.empty(PARTS, room)
 
     def part(index: int, begin: int, end: int) -> None:
@@ -255,7 +256,7 @@ def _input_gradient(
     splits = min(channels, max(1, -(-torch.get_num_threads() // groups)))
 
     def part(group: int, split: int) -> None:
-        table = torch.empty(kernels.MAX_TERMS * kernels.ROWS * LANES)
+        table = torch.empty(kernels.MAX_TERMS * ROWS * LANES)
         kernels.add_input_gradient(
             by_y.data_ptr(), masks.data_ptr(), scales.data_ptr(), offsets, sums.data_ptr(), table.data_ptr(),
             _geometry(conv, height, width), len(kernel), num_images, rows * columns, columns, group,
