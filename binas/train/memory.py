@@ -23,7 +23,7 @@ from binas.run.progress import say
 from binas.train.micro_batch import Batch
 from binas.train.sync_batch_norm import each_rank_alone
 
-PROBES = ((24, 32), (4, 8))
+PROBES = ((32, 64), (24, 32), (4, 8))
 """Images of the two steps that are measured: as many as make fast paths pay, or else few."""
 USABLE = 0.8
 """Part of what is available that `auto` fills: libraries take workspaces that no count sees."""
