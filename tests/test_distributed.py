@@ -156,7 +156,7 @@ def worker(folder: Path) -> None:
     """What each rank does in the launch that most tests look at; leaves what it found in a file."""
     import binas.search.search as search
     import binas.train.retrain as retraining
-    from binas.run.distributed import check_same, joined_ranks, rank
+    from binas.run.distributed import check_same, joined_ranks, rank, wait_for_all
 
     seen: list[dict[str, Tensor]] = []
 
@@ -190,12 +190,15 @@ def worker(folder: Path) -> None:
         found["retrain"] = train(folder, 20, retrain=True)
         (folder / "own").mkdir(exist_ok=True)
         found["own"] = train(folder / "own", 16, sync=False)
-    found["seen"] = seen
-    found["status"] = [
-        main(["search", "--resume", "alone/tiny"]),
-        main(["search", "recipe.yaml", *TOGETHER]),
-        main(["retrain", "--genotype", "together/tiny/genotype.json", *TOGETHER, "--name", "tiny_retrain"]),
-    ]
+        found["seen"] = seen.copy()
+        found["status"] = []
+        for words in (
+            ["search", "--resume", "alone/tiny"],
+            ["search", "recipe.yaml", *TOGETHER],
+            ["retrain", "--genotype", "together/tiny/genotype.json", *TOGETHER, "--name", "tiny_retrain"],
+        ):
+            found["status"].append(main(words))
+            wait_for_all()
     torch.save(found, folder / f"rank{os.environ['RANK']}.pt")
 
 
