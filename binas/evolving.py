@@ -94,23 +94,26 @@ class _Evolution:
         from binas.evolve.storage import open_storage
         from binas.evolve.worker import Worker
 
-        evolve = self.recipe.evolve
         judge = self._judge()
-        shared = open_storage(self.where, self.study_name)
-        study = self._study(shared)
+        with open_storage(self.where, self.study_name) as shared:
+            study = self._study(shared)
+            self._say_what(shared.words)
+            with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
+                worker = Worker(
+                    study, shared, judge, self._cost, self.violations, self.largest_cost,
+                    self.recipe.evolve.lease_seconds, _Log(log, self.largest_cost),
+                )  # fmt: skip
+                own = worker.run()
+            say(f"all candidates are evaluated, {own} of them here")
+            self._write(study)
+
+    def _say_what(self, where: str) -> None:
+        evolve = self.recipe.evolve
         say(
             f"{evolve.search} search, {evolve.strategy}: {evolve.evaluations} candidates out of"
             f" {self.problem.space.size:.3g}, {len(self.problem.space.genes)} genes; study"
-            f" '{self.study_name}' in {shared.words}"
+            f" '{self.study_name}' in {where}"
         )
-        with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
-            worker = Worker(
-                study, shared, judge, self._cost, self.violations, self.largest_cost, evolve.lease_seconds,
-                _Log(log, self.largest_cost),
-            )  # fmt: skip
-            own = worker.run()
-        say(f"all candidates are evaluated, {own} of them here")
-        self._write(study)
 
     def _study(self, shared: Any) -> Study:
         from binas.evolve.sampler import EvolutionSampler

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from binas.config import Config
+from binas.config import Config, merged
 from binas.train.optimizer import OptimizerConfig
 from binas.train.stage import RetrainConfig, StageConfig
+
+
+def _changed_default(model: type[Config], value: Any, info: ValidationInfo) -> Any:
+    """Changes laid over a field's default: {epochs: 2} keeps the other settings of ours."""
+    if not isinstance(value, dict) or info.field_name is None:
+        return value
+    return merged(model.model_fields[info.field_name].default.model_dump(), value)
 
 
 class Operators(Config):
@@ -85,6 +92,11 @@ class SharedConfig(Config):
     checkpoint: Path | None = None
     """Where it lies, or will lie, for workers that share a disk; null: in the run folder."""
 
+    @field_validator("stage", mode="before")
+    @classmethod
+    def _changes_to_the_default(cls, value: Any, info: ValidationInfo) -> Any:
+        return _changed_default(cls, value, info)
+
 
 class EvolveConfig(Config):
     """How a fixed topology is evolved; run by `binas evolve`."""
@@ -115,6 +127,11 @@ class EvolveConfig(Config):
     groups: GroupConfig = GroupConfig()
     lease_seconds: float = Field(60.0, gt=0)
     """A worker on another machine that has shown no sign of life for so long loses its candidate."""
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _changes_to_the_default(cls, value: Any, info: ValidationInfo) -> Any:
+        return _changed_default(cls, value, info)
 
     @field_validator("training")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -34,10 +34,7 @@ def hypervolume(points: Iterable[Point], largest_cost: float) -> float:
 
     Points that cost more than the box is wide are left out.
     """
-    return _area([p for p in front(points) if p.cost <= largest_cost], largest_cost)
-
-
-def _area(points: Sequence[Point], largest_cost: float) -> float:
-    ends = [point.cost for point in points[1:]] + [largest_cost]
-    area = sum(point.accuracy * (end - point.cost) for point, end in zip(points, ends, strict=True))
+    inside = [point for point in front(points) if point.cost <= largest_cost]
+    ends = [*(point.cost for point in inside[1:]), largest_cost][: len(inside)]
+    area = sum(point.accuracy * (end - point.cost) for point, end in zip(inside, ends, strict=True))
     return area / largest_cost

@@ -168,7 +168,7 @@ def open_problem(
     if config.search == "groups":
         if isinstance(what, Genotype):
             raise UserError("evolve.search: groups: is for a published network with an option 'groups'")
-        marks = {f"{groups} groups": groups for groups in config.groups.groups}
+        marks = {f"{groups} group{'s' * (groups > 1)}": groups for groups in config.groups.groups}
         return problem(_groups(config, what), _with_option(what, "groups"), marks)
     ratios = config.width.ratios
     uniform = {f"×{ratio}": ratio for ratio in (1, 2) if ratio in ratios}

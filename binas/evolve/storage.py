@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from binas.errors import UserError
 from binas.run.files import cannot_write
@@ -31,11 +31,19 @@ class SharedStorage:
         storage: Optuna's.
         lock: called, gives a context in which no other worker is inside the same.
         words: where it lies, without a password.
+        dispose: ends its connections.
     """
 
     storage: BaseStorage
     lock: Lock
     words: str
+    dispose: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dispose()
 
 
 def open_storage(where: str | Path, study: str) -> SharedStorage:
@@ -165,4 +173,9 @@ def _postgresql(url: str, study: str) -> SharedStorage:
             storage = RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
         except SQLAlchemyError as error:
             raise refused(error) from None
-    return SharedStorage(storage, lock, words)
+
+    def dispose() -> None:
+        storage.remove_session()
+        storage.engine.dispose()
+
+    return SharedStorage(storage, lock, words, dispose)
