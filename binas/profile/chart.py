@@ -17,6 +17,8 @@ BINARY, REAL = "#0072b2", "#d55e00"
 """Okabe and Ito's blue and vermilion, as in drawings of cells."""
 MAX_LABELS = 24
 MAX_HATCHED = 150
+WIDE = 1000
+"""Ratio of heights from which powers of ten alone are enough labels."""
 
 
 def save_chart(profile: Profile, path: Path | str) -> Path:
@@ -66,7 +68,7 @@ def _counted(layers: Sequence[LayerCost]) -> list[LayerCost]:
 
 
 def _bars(axes: Any, layers: Sequence[LayerCost], heights: Sequence[float], label: str, text: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     colors = [BINARY if layer.binary_parameters else REAL for layer in layers]
     bars = axes.bar(range(len(layers)), heights, color=colors, width=0.8)
@@ -76,6 +78,8 @@ def _bars(axes: Any, layers: Sequence[LayerCost], heights: Sequence[float], labe
             bar.set_edgecolor("white")
     # one real-valued layer costs as much as dozens of binary ones: a linear axis would hide those
     axes.set_yscale("log")
+    if max(heights) < WIDE * min(heights):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(f"{label}, log scale", fontsize=9)
