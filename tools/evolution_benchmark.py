@@ -1,0 +1,186 @@
+"""Each evolution against its random control at equal evaluations: hypervolume over seeds, a table, a figure.
+
+Every run is the real `binas evolve`. A finished one is a row in a JSON-lines file and is not run again; one
+that was stopped goes on by `--resume`. Table and figure are written anew after each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from measured import Rows, machine_name, machine_words, markdown_table, mean_std, settings_hash
+
+from binas.recipe import Recipe, load_recipe
+from binas.run.files import write_atomic
+from binas.run.progress import say
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+STRATEGIES = ("evolution", "random")
+COLORS = {"evolution": "#0072b2", "random": "#999999"}
+SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "widths of VGG-small": ("evolve_digits", {}),
+    "widths of ResNet-18, slices": (
+        "evolve_width_resnet18",
+        {
+            "data.name": "digits",
+            "data.augmentation": "{crop_padding: 1}",
+            "model.width": 0.125,
+            "evolve.shared.stage.epochs": 12,
+            "evolve.shared.stage.optimizer.learning_rate": 3e-3,
+            "evolve.shared.batch_size": 32,
+        },
+    ),
+    "groups of MobileNet, shared": (
+        "evolve_groups_mobilenet",
+        {
+            "data.name": "digits",
+            "data.augmentation": "{crop_padding: 1}",
+            "model.width": 0.5,
+            "evolve.shared.stage.epochs": 20,
+            "evolve.shared.stage.optimizer.learning_rate": 3e-3,
+            "evolve.shared.batch_size": 32,
+        },
+    ),
+}
+"""For each search a shipped recipe, and what makes it fit two cores."""
+
+
+def main() -> int:
+    """Runs what is missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/evolution_benchmark"), help="run folders, rows"
+    )
+    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/evolution_<machine>.md")
+    parser.add_argument("--machine", default=machine_name(), help="short word for this machine")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--evaluations", type=int, default=48)
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
+    parser.add_argument("--table-only", action="store_true", help="write the table from the rows there are")
+    options = parser.parse_args()
+    out = options.out or CHECKOUT / "benchmarks" / f"evolution_{options.machine}.md"
+    rows = Rows(options.runs / "rows.jsonl")
+    for search in options.searches if not options.table_only else ():
+        for seed in options.seeds:
+            for strategy in STRATEGIES:
+                _run(search, strategy, seed, options, rows)
+                write_table(rows, out)
+    write_table(rows, out)
+    return 0
+
+
+def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, rows: Rows) -> None:
+    config, changes = SEARCHES[search]
+    changes = {
+        **changes, "evolve.strategy": strategy, "evolve.evaluations": options.evaluations,
+        "evolve.population": 8, "seed": seed, "num_threads": 1, "tensorboard": False,
+    }  # fmt: skip
+    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    key = f"{search}, {strategy}, seed {seed}"
+    hashed = settings_hash(_recipe(config, changes))
+    if rows.find(key, hashed) is not None:
+        return
+    name = f"{config}_{strategy}_{seed}_{hashed}"
+    folder = options.runs / name
+    say(f"{key}: {folder}")
+    start = time.perf_counter()
+    command = ["evolve", config, "--name", name, "--runs", str(options.runs), *words]
+    if (folder / "config.yaml").is_file():
+        command = ["evolve", "--resume", str(folder)]
+    log = options.runs / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        subprocess.run(
+            [sys.executable, "-m", "binas", *command], check=True, stdout=file, stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
+    kept = ("hypervolume", "hypervolume_box", "evaluations", "front", "references", "generations")
+    found = {name: document[name] for name in kept}
+    rows.add(key, hashed, {
+        "search": search, "strategy": strategy, "seed": seed, **found,
+        "seconds": round(time.perf_counter() - start, 1),
+    })  # fmt: skip
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder)
+
+
+def _recipe(config: str, changes: Mapping[str, Any]) -> Recipe:
+    from binas.config import parse_override
+
+    return load_recipe(config, dict(parse_override(f"{key}={value}") for key, value in changes.items()))
+
+
+def write_table(rows: Rows, out: Path) -> None:
+    """The table of all rows, and beside it the figure with a panel for each search."""
+    found = list(rows)
+    searches = [search for search in SEARCHES if any(row["search"] == search for row in found)]
+    if not searches:
+        return
+    write_figure(found, searches, out.with_suffix(".png"))
+    lines = []
+    for search in searches:
+        by = {
+            strategy: [row for row in found if (row["search"], row["strategy"]) == (search, strategy)]
+            for strategy in STRATEGIES
+        }
+        for strategy, some in by.items():
+            if some:
+                best = [max((r["accuracy"] for r in row["front"]), default=0.0) for row in some]
+                lines.append(
+                    (
+                        search, strategy, some[-1]["evaluations"],
+                        mean_std([row["hypervolume"] for row in some], 4, 1.0), mean_std(best),
+                        mean_std([row["seconds"] for row in some], 0, 1.0),
+                    )
+                )  # fmt: skip
+    columns = ("search", "strategy", "evaluations", "hypervolume", "best accuracy %", "s a run")
+    text = (
+        "# Evolution against chance\n\n"
+        "Hypervolume of search-validation accuracy and OPs, as a part of the box from no accuracy at the OPs"
+        " of the costliest network to full accuracy for nothing; mean ± standard deviation (number of seeds)."
+        " A seed changes everything that is drawn. The control draws as many genomes at random under the same"
+        " rules: none twice. Accuracy is that of the short training, or of the part of a shared network, on"
+        " search-validation images: no result of a network that is trained to its end.\n\n"
+        f"Command: `python tools/evolution_benchmark.py`. {machine_words()}.\n\n"
+        f"![Fronts; stars: uniform networks]({out.with_suffix('.png').name})\n\n"
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, f"{text}{markdown_table(columns, lines)}\n")
+
+
+def write_figure(rows: Sequence[Mapping[str, Any]], searches: Sequence[str], path: Path) -> None:
+    """The front of each run as steps, and the uniform networks as stars."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(searches), 4.2), layout="constrained")
+    for panel, search in zip(figure.subplots(1, len(searches), squeeze=False)[0], searches, strict=True):
+        for row in (row for row in rows if row["search"] == search):
+            points = sorted((point["ops"], point["accuracy"]) for point in row["front"])
+            end = (row["hypervolume_box"]["ops"], points[-1][1]) if points else None
+            steps = [*points, *([end] if end else [])]
+            label = row["strategy"] if row["seed"] == 0 else None
+            color = COLORS[row["strategy"]]
+            panel.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=color, label=label)
+            for mark in row["references"] if row["strategy"] == "evolution" else ():
+                panel.plot(mark["ops"], mark["accuracy"], "*", color="#d55e00", markersize=8)
+                if row["seed"] == 0:
+                    panel.annotate(mark["uniform"], (mark["ops"], mark["accuracy"]), fontsize=8)
+        panel.set(title=search, xlabel="OPs", xscale="log", ylabel="search-validation accuracy")
+        panel.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
