@@ -27,7 +27,7 @@ class _Normalize(torch.autograd.Function):
     backward  dL/dx = weight / sqrt(variance + ε) · (g − mean(g) − n·mean(g·n)), g = dL/dy, means over all;
               dL/dweight and dL/dbias are this rank's part: gradients of parameters are averaged later
 
-    Shape: (N, C, ...), (C,), (C,) -> (N, C, ...); mean and variance (C,) and the count () of float64.
+    Shape: (N, C, ...), (C,), (C,) -> (N, C, ...); mean, variance and count (C,) of float64.
     """
 
     @staticmethod
@@ -35,33 +35,40 @@ class _Normalize(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        variance, mean = torch.var_mean(wide, [0, *range(2, x.dim())], correction=0)
-        center, count = mean.double(), float(x.numel() // x.shape[1])
-        # the square sum is taken around this rank's mean first: large means would drown it otherwise
-        sums = torch.stack([center, variance.double() + center.square(), torch.ones_like(center)])
+        # torch's own kernel for the sums of this rank: several times faster than var_mean on a CPU
+        own_mean, own_variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
+        center, count = own_mean.double(), float(x.numel() // x.shape[1])
+        # square sums around each rank's mean, widened before they are joined: large means would drown them
+        sums = torch.stack([center, own_variance.double() + center.square(), torch.ones_like(center)])
         sums = total(sums * count)
         everywhere = sums[2]
         middle = sums[0] / everywhere
         spread = (sums[1] / everywhere - middle.square()).clamp_min(0)
         mean, variance = middle.to(wide.dtype), spread.to(wide.dtype)
         y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon)
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(spread + epsilon).to(wide.dtype), everywhere)
+        ctx.save_for_backward(wide, weight, mean, variance, everywhere)
+        ctx.epsilon, ctx.dtype = epsilon, x.dtype
         ctx.mark_non_differentiable(middle, spread, everywhere)
-        return y, middle, spread, everywhere[0]
+        return y, middle, spread, everywhere
 
     @staticmethod
     def backward(ctx: Any, by_y: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        x, weight, mean, factor, everywhere = ctx.saved_tensors
-        dims, shape = [0, *range(2, x.dim())], (1, -1, *(1,) * (x.dim() - 2))
-        g = by_y.to(mean.dtype)
-        n = (x - mean.view(shape)) * factor.view(shape)
-        own = torch.stack([g.sum(dims, dtype=torch.float64), (g * n).sum(dims, dtype=torch.float64)])
-        middle, along = (total(own.clone()) / everywhere).to(mean.dtype)
+        x, weight, mean, variance, everywhere = ctx.saved_tensors
+        # with the statistics held fixed: g·scale, and this rank's sums of g·n and g
+        by_x, *own = torch.ops.aten.native_batch_norm_backward(
+            by_y.to(x.dtype), x, weight, mean, variance, None, None, False, ctx.epsilon, [True, True, True]
+        )
+        along, middle = total(torch.stack(own).double()) / everywhere
+        factor = torch.rsqrt(variance.double() + ctx.epsilon)
         scale = factor if weight is None else factor * weight
-        by_x = (g - middle.view(shape) - n * along.view(shape)) * scale.view(shape)
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        slope, offset = (
+            (part.to(x.dtype).view(shape)) for part in (-scale * factor * along, -scale * middle)
+        )
+        by_x.addcmul_(x - mean.view(shape), slope).add_(offset)
         if weight is None:
-            return by_x.to(x.dtype), None, None, None
-        return by_x.to(x.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None
+            return by_x.to(ctx.dtype), None, None, None
+        return by_x.to(ctx.dtype), own[0].to(weight.dtype), own[1].to(weight.dtype), None
 
 
 class _Forward:
@@ -82,10 +89,6 @@ class _Forward:
         if x.is_cuda:
             return _on_cuda(module, x, running, rate)
         y, mean, variance, count = _Normalize.apply(x, module.weight, module.bias, module.eps)
-        if count < 2:
-            raise ValueError(
-                f"batch-norm needs more than one value for each channel in training: {tuple(x.shape)}"
-            )
         if running[0] is not None and running[1] is not None:
             with torch.no_grad():
                 running[0].mul_(1 - rate).add_(mean.to(running[0].dtype), alpha=rate)
@@ -99,7 +102,7 @@ def _on_cuda(
 ) -> Tensor:
     from torch.nn.modules._functions import SyncBatchNorm
 
-    return SyncBatchNorm.apply(  # type: ignore[no-any-return, no-untyped-call]
+    return SyncBatchNorm.apply(  # type: ignore[no-any-return]
         x, module.weight, module.bias, *running, module.eps, rate, dist.group.WORLD, num_ranks()
     )
 
@@ -114,9 +117,9 @@ def synchronise(model: nn.Module, batch_norm: bool = True) -> None:
     """
     if num_ranks() == 1:
         return
-    for module in batch_norms(model) if batch_norm else []:
-        module.across_ranks = True  # type: ignore[assignment]
-        module.forward = _Forward(module)  # type: ignore[method-assign]
+    for norm in batch_norms(model) if batch_norm else []:
+        norm.across_ranks = True  # type: ignore[assignment]
+        norm.forward = _Forward(norm)  # type: ignore[method-assign, assignment]
     for module in model.modules():
         if hasattr(module, "across_ranks"):
             module.across_ranks = True  # type: ignore[assignment]
