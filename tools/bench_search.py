@@ -63,7 +63,8 @@ def main() -> int:
     options = own.parse_args()
     torch.set_num_threads(options.threads)
     if options.peak:
-        print(peak_bytes(_steps(options.settings[0])[0 if options.peak == "ours" else 1]))
+        ours, oracle, _ = _steps(options.settings[0])
+        print(peak_bytes(ours if options.peak == "ours" else oracle))
         return 0
     if options.device:
         return _on_device(options)
