@@ -113,6 +113,13 @@ def test_full_layouts_are_the_papers() -> None:
     full = {one.network: one.recipe for one in load_study(QUESTIONS, "full", ("clipping",)).planned}
     assert full["mlp"].model.options().hidden == (2048, 2048, 2048) and full["mlp"].data.name == "mnist"
     assert full["vgg10"].model.options().width == 1 and full["vgg10"].data.name == "cifar10"
+    clipped = [
+        one.recipe.retrain.stages[0].weight_clipping
+        for size in ("full", "tiny")
+        for one in load_study(QUESTIONS, size, ("clipping",)).planned
+        if (one.network, one.variant) == ("mlp", "weights")
+    ]
+    assert clipped == [1.0, 0.05]
     assert [full[name].retrain.stages[0].epochs for name in ("mlp", "vgg10")] == [250, 500]
 
 
@@ -123,6 +130,7 @@ def test_full_layouts_are_the_papers() -> None:
         ("learning_rate: 0.1", "learning_rte: 0.1", ["optimizers.yaml", "variants.sgd", "learning_rte"]),
         ("name: sgd", "name: sdg", ["optimizers.yaml", "variants.sgd", "sdg"]),
         ("networks: [mlp]", "networks: [mpl]", ["optimizers.yaml", "networks", "mpl", "mlp"]),
+        ("paper: {mlp: 1.19}", "sizes: {tny: {}}", ["optimizers.yaml", "variants.adam.sizes", "tny"]),
         ("paper: {mlp: 1.19}", "only: {vgg: {}}", ["optimizers.yaml", "variants.adam.only", "vgg"]),
     ],
 )

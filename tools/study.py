@@ -75,6 +75,8 @@ class Variant(Config):
     """Dotted overrides of the recipe."""
     only: dict[str, Overrides] = {}
     """More of them for some networks, by name."""
+    sizes: dict[str, Overrides] = {}
+    """More of them for some sizes, by name."""
     stages: tuple[StagePart, ...] = ()
     """In place of the recipe's one stage; empty: that stage."""
     paper: dict[str, float] = {}
@@ -209,6 +211,11 @@ def _check_networks(question: Question, networks: Mapping[str, NetworkEntry], pa
         named += [(f"variants.{key}.only", name) for name in variant.only]
         named += [(f"variants.{key}.paper", name) for name in variant.paper]
         named += [(f"variants.{key}.stages.only", name) for part in variant.stages for name in part.only]
+    sizes = {size for network in networks.values() for size in network.sizes}
+    for key, variant in question.variants.items():
+        for size in variant.sizes:
+            if size not in sizes:
+                raise UserError(f"{path}: variants.{key}.sizes: unknown size '{size}';{nearest(size, sizes)}")
     for key, name in named:
         if name not in networks:
             raise UserError(f"{path}: {key}: unknown network '{name}';{nearest(name, networks)}")
