@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from binas.config import Config, merged
+from binas.profile.count import Limits
 from binas.search.relaxation import Relaxation
 from binas.train.acceleration import Acceleration
 from binas.train.loss import LossConfig
@@ -117,6 +118,8 @@ class SearchConfig(Config):
     loss: LossConfig = LossConfig()
     recommend: Literal["last", "best_validation"] = "last"
     """The genotype to hand on: of the last epoch, or after the epoch of best search-validation accuracy."""
+    limits: Limits = Limits()
+    """Of what the network costs that the space's `network` builds: the genotype handed on keeps them."""
     collapse: Collapse = Collapse()
     picture_interval: int = Field(1, ge=1)
     """Epochs between two pictures of alphas and cells in TensorBoard, which take about half a second."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from binas.arch.alphas import mean_entropy
 from binas.arch.discretize import discretize
 from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, parse_genotype
-from binas.arch.sample import random_genotype
 from binas.arch.space import SearchSpace
 from binas.binarize import set_progress
 from binas.data.batches import Batches
@@ -28,6 +27,7 @@ from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
 from binas.search.collapse import collapse_warnings, largest_entropy, operation_counts
 from binas.search.config import Phase, SearchConfig
+from binas.search.limits import CostLimits
 from binas.search.memory import StepMemory
 from binas.search.state import KIND, Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions, diversity_weight
@@ -72,6 +72,7 @@ class Search:
             (distributed or Distributed()).sync_batch_norm,
         )  # fmt: skip
         self.device, self.image_shape = device, (data.channels, *data.image_size)
+        self.limits = CostLimits(config.limits, self.image_shape, data.num_classes)
         self.train_batches = self._shared_out(data.train(), data)
         self.validation_batches = self._shared_out(data.search_validation(), data)
         self.rate_alone: float | None = None
@@ -99,7 +100,7 @@ class Search:
 
     def _random(self) -> Genotype:
         generator = random.Random(derive_seed(self.seed, "random_genotype"))
-        drawn = random_genotype(self.space, generator, self.plugins)
+        drawn = self.limits.draw(self.space, generator, self.plugins)
         return self._with_provenance(drawn, rule="random")
 
     def _gradient(self, folder: RunFolder) -> Genotype:
@@ -132,7 +133,10 @@ class Search:
                     save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
         finally:
             log.close()
-        return parse_genotype(state.recommended, "checkpoint: recommended genotype")
+        recommended = parse_genotype(state.recommended, "checkpoint: recommended genotype")
+        if exceeded := self.limits.words(recommended):
+            say(f"warning: no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
+        return recommended
 
     def _memory(self, state: SearchState, phase: Phase) -> StepMemory:
         return StepMemory(
@@ -231,8 +235,13 @@ class Search:
 
     def _recommend(self, state: SearchState, genotype: Genotype, means: Mapping[str, float]) -> None:
         reached = means.get("validation_accuracy", -1.0)
-        if self.config.recommend == "last" or reached > state.best_accuracy:
-            state.best_accuracy = max(reached, state.best_accuracy)
+        excess = self.limits.largest_excess(genotype)
+        is_nearer = excess < state.best_excess
+        if is_nearer or (
+            excess == state.best_excess and (self.config.recommend == "last" or reached > state.best_accuracy)
+        ):
+            state.best_accuracy = reached if is_nearer else max(reached, state.best_accuracy)
+            state.best_excess = excess
             state.recommended = self._with_provenance(genotype, rule=self.config.recommend).to_json()
 
     def _with_provenance(self, genotype: Genotype, **more: Any) -> Genotype:

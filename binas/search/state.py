@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class SearchState:
     alpha_optimizer: torch.optim.Optimizer
     epoch: int = 0
     best_accuracy: float = -1.0
+    best_excess: float = math.inf
+    """By how much the recommended genotype exceeds the limits, 0 where it keeps them."""
     recommended: str = ""
     """The recommended genotype so far, as JSON text."""
     micro_batch: int | None = None
@@ -63,6 +66,7 @@ class SearchState:
             "alpha_optimizer": optimizer_state(self.alpha_optimizer, _named(self.alphas)),
             "epoch": self.epoch,
             "best_accuracy": self.best_accuracy,
+            "best_excess": self.best_excess,
             "recommended": self.recommended,
             "micro_batch": self.micro_batch,
             "weight_precision": self.weight_precision.state_dict(),
@@ -112,7 +116,7 @@ class Builder:
         load_optimizer_state(state.weight_optimizer, saved["weight_optimizer"], _named(state.supernet))
         load_optimizer_state(state.alpha_optimizer, saved["alpha_optimizer"], _named(state.alphas))
         state.epoch, state.best_accuracy = saved["epoch"], saved["best_accuracy"]
-        state.recommended = saved["recommended"]
+        state.recommended, state.best_excess = saved["recommended"], saved.get("best_excess", 0.0)
         state.micro_batch = saved.get("micro_batch", state.micro_batch)
         state.weight_precision.load_state_dict(saved.get("weight_precision"))
         state.alpha_precision.load_state_dict(saved.get("alpha_precision"))
@@ -140,7 +144,7 @@ class Builder:
             saved = optimizer_state(state.alpha_optimizer, _named(state.alphas))
             load_optimizer_state(after.alpha_optimizer, saved, _named(after.alphas))
         after.epoch, after.best_accuracy = state.epoch, state.best_accuracy
-        after.recommended = state.recommended
+        after.recommended, after.best_excess = state.recommended, state.best_excess
         after.weight_precision, after.alpha_precision = state.weight_precision, state.alpha_precision
         return after
 

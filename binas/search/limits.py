@@ -1,0 +1,71 @@
+"""Limits on what a found network costs: how far a genotype is from them, and a random one that keeps them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from binas.arch.genotype import Genotype
+from binas.arch.sample import random_genotype
+from binas.arch.space import SearchSpace
+from binas.errors import UserError
+from binas.plugins import PluginRecord
+from binas.profile.count import Limits, count
+
+MAX_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class CostLimits:
+    """The limits of a search, with the sizes for which a genotype's network is counted.
+
+    Args:
+        limits: the most that it may cost.
+        image_shape: (C, H, W).
+        num_classes: outputs.
+    """
+
+    limits: Limits
+    image_shape: tuple[int, ...]
+    num_classes: int
+
+    def excess(self, genotype: Genotype) -> dict[str, float]:
+        """By how much of itself each limit is exceeded, 0 or less where it is kept; empty without limits.
+
+        The network is the one that the genotype's space builds in its settings `network`, fully binary.
+        """
+        if self.limits == Limits():
+            return {}
+        channels, height, width = self.image_shape
+        return self.limits.excess(count(genotype, (height, width), self.num_classes, channels))
+
+    def largest_excess(self, genotype: Genotype) -> float:
+        """The largest of them, 0 where all are kept."""
+        return max(0.0, *self.excess(genotype).values(), 0.0)
+
+    def draw(
+        self, space: SearchSpace, generator: random.Random, plugins: tuple[PluginRecord, ...]
+    ) -> Genotype:
+        """The first random genotype of the space that keeps the limits.
+
+        Raises:
+            UserError: none of many did.
+        """
+        nearest: tuple[float, str] | None = None
+        for _ in range(MAX_DRAWS):
+            genotype = random_genotype(space, generator, plugins)
+            excess = self.largest_excess(genotype)
+            if not excess:
+                return genotype
+            told = (excess, self.words(genotype))
+            nearest = told if nearest is None else min(nearest, told)
+        assert nearest is not None
+        raise UserError(
+            f"search.limits: none of {MAX_DRAWS} random genotypes of space '{space.name}' keeps them; the"
+            f" nearest exceeds {nearest[1]}; raise them, or make space.network smaller"
+        )
+
+    def words(self, genotype: Genotype) -> str:
+        """Which limits are exceeded, and by how much; empty where none is."""
+        exceeded = {key: excess for key, excess in self.excess(genotype).items() if excess > 0}
+        return ", ".join(f"{key} by {excess:.1%}" for key, excess in exceeded.items())
