@@ -35,6 +35,7 @@ def can_be_last(x: Tensor) -> bool:
     """Whether kernels for images last can work on x: float32 on the CPU, whole vectors of images."""
     return (
         type(x) is Tensor
+        and not torch.compiler.is_compiling()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.dim() == 4

@@ -4,8 +4,7 @@ forward   y = scale · relu(conv(sign(batch_norm(x)), codes))
 backward  exact for batch-norm, codes and scale; 1{|batch_norm(x)| <= window} for sign
 
 Nothing of the size of x is kept but x, one bit a number for its signs, and one for each y > 0. Sums of ±1
-are counted in bits, exactly. Their gradients are looked up in tables of the 16 signed sums of four numbers
-(the "method of four Russians"; Arlazarov et al., 1970), as in `binas.ops.sum_tables`, in float32.
+are counted in bits, exactly; their gradients are looked up in tables (`binas.ops.sign_conv_gradients`).
 
 Legend: N images, C and O channels of input and output, P pixels, bits in 32-bit words.
 """
@@ -32,13 +31,10 @@ from binas.ops.images_last import (
     in_parts,
     run_all,
 )
+from binas.ops.sign_conv_gradients import LANES, PARTS, geometry, input_gradient, kernel_gradient, ranges
 
-LANES, CHANNELS, ROWS = 32, 16, 16
-"""Images in a word of bits, output channels in a row of a table, rows of a table; as the loops have them."""
 SMALLEST_WORK = 1 << 22
 """Multiply-accumulates of a convolution below which fusing does not pay."""
-PARTS = 4
-"""Parts of the output whose shares of a kernel's gradient are summed one after another."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +117,11 @@ class _SignConv(torch.autograd.Function):
         _, _, _, needs_x, needs_weight, needs_bias, needs_kernel, needs_scale = ctx.needs_input_grad
         by_x = by_weight = by_bias = by_kernel = by_scale = None
         if needs_kernel or needs_scale:
-            unscaled = _kernel_gradient(ctx.conv, x, image_words, by_y, masks, kernel)
+            unscaled = kernel_gradient(ctx.conv, x, image_words, by_y, masks, kernel)
             by_kernel = unscaled * scales.view(-1, 1, 1, 1)
             by_scale = (kernel * unscaled).flatten(1).sum(dim=1)
         if needs_x or needs_weight or needs_bias:
-            by_x = _input_gradient(ctx.conv, x, by_y, masks, kernel, scales)
+            by_x = input_gradient(ctx.conv, x, by_y, masks, kernel, scales)
             by_weight, by_bias = _through_norm(by_x, x, ctx.affine, ctx.window)
         return (
             None, None, None, by_x, by_weight if needs_weight else None, by_bias if needs_bias else None,
@@ -156,13 +152,8 @@ def _summed(shape: tuple[int, ...], work: Any) -> Tensor:
     """Σ over parts of what `work` adds to (2, C) float64 for a range of pixels."""
     pixels, channels, _ = shape
     parts = torch.zeros(PARTS, 2, channels, dtype=torch.float64)
-    run_all(work, [(parts[part].numpy(), begin, end) for part, (begin, end) in enumerate(_ranges(pixels))])
+    run_all(work, [(parts[part].numpy(), begin, end) for part, (begin, end) in enumerate(ranges(pixels))])
     return parts.sum(dim=0)
-
-
-def _ranges(length: int) -> list[tuple[int, int]]:
-    # not as many as threads, so that sums do not depend on these
-    return [(length * part // PARTS, length * (part + 1) // PARTS) for part in range(PARTS)]
 
 
 @torch.no_grad()
@@ -173,10 +164,6 @@ def _affine(norm: nn.Module, found: Moments | None, channels: int) -> Affine:
     factor = inverse.float() if norm.weight is None else inverse.float() * norm.weight
     shift = -mean * factor if norm.bias is None else norm.bias - mean * factor
     return Affine(mean, factor, shift, inverse)
-
-
-def _geometry(conv: BinaryConv2d, height: int, width: int) -> tuple[int, ...]:
-    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, height, width
 
 
 def _output_size(conv: BinaryConv2d, height: int, width: int) -> tuple[int, int]:
@@ -193,7 +180,7 @@ def _convolved(conv: BinaryConv2d, signs: Signs, kernel: Tensor, scales: Tensor)
     y = empty_last(num_images, len(kernel), (rows, columns))
     masks = torch.empty(rows * columns, len(kernel), num_images // LANES, dtype=torch.int32)
     bits, array = _kernel_words(kernel), scales.numpy()
-    numbers = _geometry(conv, height, width), channels, num_images, columns
+    numbers = geometry(conv, height, width), channels, num_images, columns
 
     def part(begin: int, end: int) -> None:
         convolve(signs.words.data_ptr(), bits, array, y.data_ptr(), masks.data_ptr(), *numbers, begin, end)
@@ -209,77 +196,6 @@ def _kernel_words(kernel: Tensor) -> Any:
     bits = positive.view(width, positive.shape[1], -1, 32).to(torch.int64)
     words = (bits << torch.arange(32)).sum(dim=3)
     return words.numpy().astype("uint32")
-
-
-def _kernel_gradient(
-    conv: BinaryConv2d, x: Tensor, image_words: Tensor, by_y: Tensor, masks: Tensor, kernel: Tensor
-) -> Tensor:
-    """The gradient by the kernel where scales are 1. Shape: (O, C, k, k)."""
-    from binas.ops import sign_conv_kernels as kernels
-
-    num_images, channels, height, width = x.shape
-    rows, columns = by_y.shape[2:]
-    offsets = torch.empty(height * width, channels, num_images // 4, dtype=torch.int16).numpy().view("uint16")
-    words = image_words.numpy().view("uint32")
-    in_parts(lambda begin, end: kernels.unit_offsets(words, offsets, begin, end), height * width)
-    blocks = -(-len(kernel) // CHANNELS)
-    taps = conv.kernel_size**2
-    sums = torch.zeros(PARTS, blocks, taps, channels, CHANNELS)
-    room = CHANNELS * (num_images + kernels.MAX_UNITS * ROWS)
-    tables = torch.empty(PARTS, room)
-
-    def part(index: int, begin: int, end: int) -> None:
-        kernels.add_kernel_gradient(
-            by_y.data_ptr(), masks.data_ptr(), offsets, sums[index].numpy(), tables[index].data_ptr(),
-            _geometry(conv, height, width), len(kernel), columns, begin, end,
-        )  # fmt: skip
-
-    run_all(part, [(index, *ends) for index, ends in enumerate(_ranges(rows * columns))])
-    total = sums.sum(dim=0).permute(0, 3, 2, 1).flatten(0, 1)[: len(kernel)]
-    return total.reshape(kernel.shape)
-
-
-def _input_gradient(
-    conv: BinaryConv2d, x: Tensor, by_y: Tensor, masks: Tensor, kernel: Tensor, scales: Tensor
-) -> Tensor:
-    """The gradient by the signs of the input (N, C, H, W), images last."""
-    from binas.ops import sign_conv_kernels as kernels
-
-    num_images, channels, height, width = x.shape
-    rows, columns = by_y.shape[2:]
-    fresh = conv.kernel_size == conv.stride == 1 and conv.padding == 0
-    sums = empty_last(num_images, channels, (height, width))
-    if not fresh:
-        sums.zero_()
-    offsets = _kernel_offsets(kernel, kernels.MAX_TERMS)
-    groups = num_images // LANES
-    splits = min(channels, max(1, -(-torch.get_num_threads() // groups)))
-
-    def part(group: int, split: int) -> None:
-        table = torch.empty(kernels.MAX_TERMS * ROWS * LANES)
-        kernels.add_input_gradient(
-            by_y.data_ptr(), masks.data_ptr(), scales.data_ptr(), offsets, sums.data_ptr(), table.data_ptr(),
-            _geometry(conv, height, width), len(kernel), num_images, rows * columns, columns, group,
-            channels * split // splits, channels * (split + 1) // splits, fresh,
-        )  # fmt: skip
-
-    run_all(part, [(group, split) for group in range(groups) for split in range(splits)])
-    return sums
-
-
-def _kernel_offsets(kernel: Tensor, max_terms: int) -> Any:
-    """Byte offsets of the table rows that a kernel's signs choose: (blocks, k·k, C, terms) uint16."""
-    width, channels, k, _ = kernel.shape
-    all_terms = width // 4
-    blocks = -(-all_terms // max_terms)
-    terms = -(-all_terms // blocks)
-    powers = torch.tensor([1, 2, 4, 8], dtype=torch.int16).view(4, 1, 1)
-    signs = (kernel > 0).view(all_terms, 4, channels, k * k)
-    rows = (signs * powers).sum(dim=1, dtype=torch.int16)
-    rows = F.pad(rows, (0, 0, 0, 0, 0, blocks * terms - all_terms)).view(blocks, terms, channels, k * k)
-    first = torch.arange(terms, dtype=torch.int16).view(-1, 1, 1) * 16
-    offsets = (rows + first) * (LANES * 4)
-    return offsets.permute(0, 3, 2, 1).contiguous().numpy().view("uint16")
 
 
 def _through_norm(by_x: Tensor, x: Tensor, affine: Affine, window: float) -> tuple[Tensor, Tensor]:
@@ -303,18 +219,29 @@ def _through_norm(by_x: Tensor, x: Tensor, affine: Affine, window: float) -> tup
 def can_fuse(norm: nn.Module, conv: nn.Module, x: Tensor) -> bool:
     """Whether `sign_conv` may stand for conv(norm(x)).relu(): what it computes is the same, and faster.
 
-    Modules that somebody watches, by a hook, run one by one.
+    Modules that somebody watches by a hook, or has given another forward, run one by one.
     """
-    if not isinstance(conv, BinaryConv2d) or not can_be_last(x) or not conv.training:
+    if type(conv) is not BinaryConv2d or not can_be_last(x) or not conv.training:
         return False
     parts = (norm, conv, conv.activation_binarizer, conv.weight_binarizer)
     return (
         _is_plain(conv)
         and _is_known(norm)
-        and not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        and not any(map(_is_changed, parts))
         and not torch.is_autocast_enabled("cpu")
         and _work(conv, x) >= SMALLEST_WORK
     )
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether somebody watches a module, or has given it another forward."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
 
 
 def _is_plain(conv: BinaryConv2d) -> bool:
@@ -338,7 +265,6 @@ def _is_known(norm: nn.Module) -> bool:
     return (
         type(norm) in (nn.BatchNorm2d, PlainBatchNorm2d)
         and isinstance(norm, nn.BatchNorm2d)
-        and "forward" not in vars(norm)
         and norm.training
         and norm.momentum is not None
     )
