@@ -152,8 +152,11 @@ class DsqWeight(WeightBinarizer):
         symmetric: keep l = −u; else a second pair of ones carries the offset c.
     Shape: (O, I, kH, kW) or (O, I) -> codes of that shape, scale ().
     Reference, deviation, uncertain: as for activations.
+    Deviation: latent weights move at 0.3 of the learning rate. Beyond [l, u] they get no gradient and cannot
+        come back; at a rate that suits signs most of them end there.
     """
 
+    learning_rate_scale = 0.3
     paper = "Gong et al., DSQ, arXiv:1908.05852"
     variants: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"bits": 2}, {"bits": 4, "symmetric": False})
 
