@@ -196,3 +196,18 @@ def test_whole_search_step_in_float32() -> None:
     )
     assert flipped <= FLIPPED * signs, f"{flipped} of {signs} signs"
     assert abs(results[0] - results[1]) <= 1e-3 * results[1]
+
+
+@pytest.mark.skipif(not is_available(), reason="numba is not installed")
+def test_checkpointed_cells_give_the_same_bits(fused: list[int]) -> None:
+    """Loss, gradients and running statistics, with drop path on."""
+    runs: list[dict[str, Tensor]] = []
+    for checkpointed in (False, True):
+        network, _, x, y = problem(published("bnas_latest_cell"))
+        network.checkpoint_cells, network.drop_rate = checkpointed, 0.2
+        torch.manual_seed(7)
+        loss = loss_of(network, x, y)
+        loss.backward()
+        gradients = {name: p.grad for name, p in network.named_parameters()}
+        runs.append({"loss": loss.detach(), **gradients, **dict(network.named_buffers())})
+    assert all(torch.equal(value, runs[1][name]) for name, value in runs[0].items())
