@@ -26,6 +26,8 @@ from binas.profile.executed import profile_module
 from binas.train.model_file import ModelStructure
 from binas.train.stage import StageConfig
 
+SMALL_IMAGE = 16 * 16
+"""Pixels."""
 Variant = ModelChoice | Genotype
 """A network as `binas retrain` takes it."""
 
@@ -123,7 +125,8 @@ def profile_of(structure: ModelStructure) -> Profile:
             binarize_weights=stage.binarize_weights, layers=stage.layers,
         )  # fmt: skip
     try:
-        with torch.device("meta"):
+        # on small images real numbers are computed faster than the meta device finds shapes
+        with torch.device("cpu" if math.prod(structure.image_size) <= SMALL_IMAGE else "meta"):
             return profile_module(structure.build_network(), *sizes)
     except UserError:
         raise

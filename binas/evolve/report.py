@@ -98,25 +98,33 @@ def write_winners(
     """
     shutil.rmtree(folder / WINNERS, ignore_errors=True)
     files = []
+    data = problem.data
+    images = {
+        "in_channels": data.channels, "image_size": list(data.image_size), "num_classes": data.num_classes
+    }  # fmt: skip
+    origin = {"split_hashes": data.split_hashes, "images": images}
     for place, row in enumerate(document["front"], start=1):
         genome: Genome = problem.space.genome_of(
             dict(zip((gene.name for gene in problem.space.genes), row["genome"], strict=True))
         )
         name = f"{recipe['name']}_winner_{place}"
         found = {key: row[key] for key in ("candidate", "accuracy", "ops", "bits", "genome")}
-        files.append(_write(problem.variant(genome), folder / WINNERS / str(place), name, recipe, found))
+        files.append(
+            _write(problem.variant(genome), folder / WINNERS / str(place), name, recipe, found, origin)
+        )
     return files
 
 
 def _write(
-    variant: Variant, stem: Path, name: str, recipe: Mapping[str, Any], found: Mapping[str, Any]
-) -> Path:
+    variant: Variant, stem: Path, name: str, recipe: Mapping[str, Any], found: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> Path:  # fmt: skip
     keys = ("runs", "seed", "device", "num_threads", "tensorboard", "plugins", "data", "retrain")
     settings = {"name": name, **{key: recipe[key] for key in keys}}
     if isinstance(variant, Genotype):
         # the settings of its network stand in its own space by now
         settings["retrain"] = {**settings["retrain"], "network": {}}
-        provenance = {**variant.provenance, "recipe": settings, "evolution": dict(found)}
+        provenance = {**variant.provenance, **origin, "recipe": settings, "evolution": dict(found)}
         file = stem.with_suffix(".json")
         write_atomic(file, variant.model_copy(update={"provenance": provenance}).to_json())
         return file
