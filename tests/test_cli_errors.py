@@ -291,7 +291,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path, binas: Runner) -> None:
 
 def test_a_limit_on_the_size_of_files(done: Path, spawn: Callable[..., Popen[str]]) -> None:
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))  # a recipe fits, a checkpoint does not
 
     command = ["-c", "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
                "from binas.cli import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
