@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -186,7 +187,10 @@ def identity(run: Run) -> dict[str, Any]:
 
 
 def report(study: Study, rows: Rows, table: Path) -> str:
-    """The text of `benchmarks/models_<machine>.md`."""
+    """The text of `benchmarks/models_<machine>.md`.
+
+    What a person reads from it stands in `models_<machine>_readings.yaml` beside it, under `reading`.
+    """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["kind"], row["name"]), []).append(row)
@@ -200,7 +204,10 @@ def report(study: Study, rows: Rows, table: Path) -> str:
             if ("cell", name) in found
         ],
     )
-    return f"{_head(study, table)}\n{body}\n\nThe cells:\n\n{cells}\n\n{NOTES}"
+    readings_file = table.with_name(f"{table.stem}_readings.yaml")
+    reading = read_mapping(readings_file).get("reading", "") if readings_file.exists() else ""
+    words = f"\nReading: {' '.join(reading.split())}\n" if reading else ""
+    return f"{_head(study, table)}\n{body}\n\nThe cells:\n\n{cells}\n\n{NOTES}{words}"
 
 
 SPLITS = ("train", "search_validation", "test")
@@ -259,16 +266,17 @@ def _head(study: Study, table: Path) -> str:
     size = " × ".join(str(length) for length in opened(data).image_size)
     train, validation, test = (sum(opened(data).counts[split]) for split in SPLITS)
     images = f"{train + validation:,} images of {data.name}"
-    return f"""\
-# Families of published networks under one recipe
-
-`python tools/bench_models.py`, {machine_words()}.
-Trained on {images}, {size} pixels, tested on {test:,}: {stage.epochs} epochs, batch {retrain.batch_size},
-{stage.optimizer.name} {stage.optimizer.learning_rate:g} with {stage.learning_rate.shape} decay, weight decay
-{stage.optimizer.weight_decay:g}, one stage, no augmentation, no teacher. Each family with the binarization of
-its paper, at a width that makes its OPs those of a searched cell within {study.tolerance:.0%}:
-`configs/studies/models.yaml`. Nothing here is a paper's figure, and nothing repeats a paper's training.
-"""
+    optimizer = stage.optimizer
+    words = (
+        f"`python tools/bench_models.py`, {machine_words()}. Trained on {images}, {size} pixels, tested on"
+        f" {test:,}: {stage.epochs} epochs, batch {retrain.batch_size}, {optimizer.name}"
+        f" {optimizer.learning_rate:g} with {stage.learning_rate.shape} decay, weight decay"
+        f" {optimizer.weight_decay:g}, one stage, no augmentation, no teacher. Each family with the"
+        " binarization of its paper, at a width that makes its OPs those of a searched cell within"
+        f" {study.tolerance:.0%}: `configs/studies/models.yaml`. Nothing here is a paper's figure, and nothing"
+        " repeats a paper's training."
+    )
+    return f"# Families of published networks under one recipe\n\n{textwrap.fill(words, 110)}\n"
 
 
 def main() -> int:
@@ -282,6 +290,7 @@ def main() -> int:
         "--machine", default=machine_name(), help=f"word for the table (default: {machine_name()})"
     )
     parser.add_argument("--table", type=Path, help="default: benchmarks/models_<machine>.md")
+    parser.add_argument("--only-table", action="store_true", help="write it from the rows, train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     try:
@@ -292,6 +301,9 @@ def main() -> int:
                 raise UserError(f"--families: '{name}' is none of {', '.join(study.families)}")
         table = options.table or CHECKOUT / f"benchmarks/models_{options.machine}.md"
         check_operations(study, families)
+        if options.only_table:
+            write_atomic(table, report(study, Rows(table.with_suffix(".jsonl")), table))
+            return 0
         measure(study, families, options.seeds, options.out, table)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ from binas.run.files import write_atomic
 from binas.run.seeds import set_deterministic
 
 FOLDER = CHECKOUT / "configs" / "studies" / "from_scratch"
+INTRODUCTION = (
+    "The questions of Bethge, Yang, Bornstein and Meinel, *Back to Simplicity: How to Train Accurate BNNs"
+    " from Scratch?*, arXiv:1906.08637, and two of its neighbours, at a size that runs here. Networks train"
+    " as their recipes say (cosine, bare signs, gradient window 1.3, real-valued down-sampling), with Adam"
+    " 5e-3 for RAdam 2e-3 where they are small, but for what a question changes. Accuracy is that of the last"
+    " epoch on the test images, mean ± standard deviation of the sample (n seeds); `to the first` is the"
+    " difference to a question's first variant, seed by seed. The papers' own figures are of other sizes and"
+    " other images: compare signs of differences, not values."
+)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -143,13 +153,7 @@ def _head(study: Study, rows: Rows) -> str:
     )
     return (
         "# From scratch: the questions of Back to Simplicity\n\n"
-        "The questions of Bethge, Yang, Bornstein and Meinel, *Back to Simplicity: How to Train Accurate\n"
-        "BNNs from Scratch?*, arXiv:1906.08637, at a size that runs here. Both networks train as their\n"
-        "recipes say (RAdam 2e-3, cosine, bare signs, gradient window 1.3, real-valued down-sampling) but\n"
-        "for what a question changes. Accuracy is that of the last epoch on the test images, mean ±\n"
-        "standard deviation of the sample (n seeds); `to the first` is the difference to a question's first\n"
-        "variant, seed by seed. The paper's own figures are of other sizes and other images: compare signs\n"
-        "of differences, not values.\n\n"
+        f"{textwrap.fill(INTRODUCTION, 110)}\n\n"
         f"{sizes}\n\n"
         f"Command: `{command}`. {machine_words()}, one thread; {len(found)} runs,"
         f" {minutes:.0f} minutes of CPU."
