@@ -273,8 +273,8 @@ def _head(study: Study, table: Path) -> str:
         f" {optimizer.learning_rate:g} with {stage.learning_rate.shape} decay, weight decay"
         f" {optimizer.weight_decay:g}, one stage, no augmentation, no teacher. Each family with the"
         " binarization of its paper, at a width that makes its OPs those of a searched cell within"
-        f" {study.tolerance:.0%}: `configs/studies/models.yaml`. Nothing here is a paper's figure, and nothing"
-        " repeats a paper's training."
+        f" {study.tolerance:.0%}: `configs/studies/models.yaml`. Nothing here is a paper's figure, and"
+        " nothing repeats a paper's training."
     )
     return f"# Families of published networks under one recipe\n\n{textwrap.fill(words, 110)}\n"
 
