@@ -186,6 +186,7 @@ def variant_recipe(
         **question.changes,
         **variant.changes,
         **variant.only.get(name, {}),
+        **variant.sizes.get(size, {}),
     }
     recipe = load_recipe(network.recipe, overrides)
     if recipe.model is None or len(recipe.retrain.stages) != 1:
