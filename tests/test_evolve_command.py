@@ -123,9 +123,8 @@ def test_groups_on_a_shared_network_under_a_limit(here: Path, binas: Runner) -> 
 
 
 def test_an_impossible_limit_is_told_and_nothing_is_trained(here: Path, binas: Runner) -> None:
-    status, out, error = binas(
-        "evolve", "tiny.yaml", "--evolve.max_ops", "10", "--evolve.references", "false"
-    )
+    words = ["--evolve.max_ops", "10", "--evolve.references", "false", "--evolve.operators.draws", "2"]
+    status, out, error = binas("evolve", "tiny.yaml", *words, "--evolve.evaluations", "3")
     assert status == 0, error
     assert "no candidate keeps the limits" in out and "was not trained" in out
     document = found(here / "runs/tiny")

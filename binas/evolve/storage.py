@@ -68,7 +68,7 @@ def open_storage(where: str | Path, study: str) -> SharedStorage:
 
 def without_password(url: str) -> str:
     """A URL that may be printed."""
-    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)
 
 
 @contextmanager
