@@ -33,7 +33,7 @@ from binas.ops.images_last import (
 )
 from binas.ops.sign_conv_gradients import LANES, PARTS, geometry, input_gradient, kernel_gradient, ranges
 
-SMALLEST_WORK = 1 << 22
+SMALLEST_WORK = 1 << 25
 """Multiply-accumulates of a convolution below which fusing does not pay."""
 
 

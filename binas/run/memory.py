@@ -5,7 +5,9 @@ On CUDA the figures are those of the device, elsewhere those of the machine or o
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -32,6 +34,7 @@ def used_bytes(device: torch.device) -> int:
     """What is allocated now: by torch on CUDA, by the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    _give_back_freed()
     return _status("VmRSS") or peak_bytes(device)
 
 
@@ -92,6 +95,12 @@ def _status(key: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), None)
+
+
+def _give_back_freed() -> None:
+    """Has the C library return freed memory, which would count as in use and is used again."""
+    with suppress(AttributeError, OSError, TypeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _largest_resident() -> int:
