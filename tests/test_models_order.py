@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from binas.binarize import BinaryConv2d
 from binas.config import build
 from binas.models import ModelChoice, Task, build_model
+from binas.models.dense import transition
 from binas.models.residual import ResidualConv, ResidualPair
 from binas.profile import profile_module
 
@@ -75,3 +76,16 @@ def test_a_pair_by_hand() -> None:
     assert isinstance(first, nn.Module) and isinstance(second, nn.Module)
     expected = convolved(convolved(x, first), second) + block.shortcut(x)
     assert torch.allclose(block(x), expected, atol=1e-5)
+
+
+def test_signs_of_binary_transitions_are_balanced() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 16, 8, 8)
+    real, binary = (transition(Task(1, (8, 8), 5), 16, 8, kind).train() for kind in ("real", "binary"))
+    assert real(x).shape == binary(x).shape == (8, 8, 4, 4)
+    pool, norm, conv = binary
+    positive = float((norm(pool(x)) >= 0).float().mean())
+    assert 0.4 < positive < 0.6
+    maxima = nn.Sequential(norm, pool)(x)
+    assert float((maxima >= 0).float().mean()) > 0.9  # what the other order would give
+    assert isinstance(conv, BinaryConv2d)

@@ -97,14 +97,17 @@ class ImprovementLayer(nn.Module):
 def transition(
     task: Task, in_channels: int, out_channels: int, downsampling: Downsampling = "real", groups: int = 1
 ) -> nn.Sequential:
-    """Batch-norm, 2×2 maximum, ReLU, 1×1 convolution; a binary one takes the sign in place of the ReLU.
+    """Batch-norm, 2×2 maximum, ReLU, 1×1 convolution; or 2×2 maximum, batch-norm, sign, binary convolution.
+
+    The binary one pools first: of maxima of four normalised values, 15 of 16 signs would be +1.
 
     Shape: (N, C_in, H, W) -> (N, C_out, ceil(H/2), ceil(W/2)).
+    Uncertain: what we read of the paper tells the order of the real-valued one alone.
     """
-    layers: list[nn.Module] = [nn.BatchNorm2d(in_channels), max_pool()]
+    norm = nn.BatchNorm2d(in_channels)
     if downsampling == "binary":
-        return nn.Sequential(*layers, binary_conv(task, in_channels, out_channels, 1))
-    layers.append(nn.ReLU())
+        return nn.Sequential(max_pool(), norm, binary_conv(task, in_channels, out_channels, 1))
+    layers: list[nn.Module] = [norm, max_pool(), nn.ReLU()]
     layers += [nn.ChannelShuffle(SHUFFLE_GROUPS)] if groups > 1 and in_channels % SHUFFLE_GROUPS == 0 else []
     return nn.Sequential(*layers, real_conv(in_channels, out_channels, 1, groups=groups, why=SHORTCUT))
 
