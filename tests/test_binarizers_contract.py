@@ -275,7 +275,7 @@ class Infinite(GradientQuantizer):
         ("activation", Exploding, "not finite"),
         ("activation", SharedThough, "same_for_all_edges, but it learns threshold"),
         ("activation", ThreeInABit, "need more than its 1 bits"),
-        ("activation", Widening, "scales widen it"),
+        ("activation", Widening, "its scale is for an output"),
         ("weight", Neighbours, "a filter's codes depend on others"),
         ("weight", NegativeScale, "a scale is negative"),
         ("weight", Overwriting, "latent weight was changed by forward"),

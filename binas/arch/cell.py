@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from binas.arch.layout import CellPlan, EdgeOperations
 from binas.arch.network_edges import NetworkEdges, join, rectified
-from binas.arch.sharing import Group, NodeEdges
+from binas.arch.sharing import Group, NodeEdges, binarize_together
 from binas.binarize import BinaryConv2d
 from binas.ops import OpContext, build_op
 from binas.ops.batch_norm import PlainBatchNorm2d
@@ -224,9 +224,10 @@ class Cell(nn.Module):
         rows = edge_weights.unbind()  # a list as an index would be copied to the device, which waits for it
         blocks = torch.split(torch.stack([rows[row] for row in order]), [len(nodes) for _, nodes in sources])
         totals: dict[int, Tensor] = {}
-        for (source, nodes), weights in zip(sources, blocks, strict=True):
+        groups_of = [self._groups(source, nodes, path) for source, nodes in sources]
+        binarize_together([group for groups in groups_of for group in groups])
+        for (source, nodes), weights, groups in zip(sources, blocks, groups_of, strict=True):
             x = states[source] if source < 2 else totals.get(source)
-            groups = self._groups(source, nodes, path)
             if x is None or not groups:
                 continue
             norm = self.norms[str(source)] if str(source) in self.norms else None  # noqa: SIM401 (no get)

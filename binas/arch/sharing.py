@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,18 @@ class Group:
     column: int
     targets: list[int] = field(default_factory=list)
     modules: list[nn.Module] = field(default_factory=list)
+    binarized: tuple[Tensor, Tensor] | None = None
+    """Codes of all kernels, side by side, and scale of each filter, from `binarize_together`."""
+
+    @cached_property
+    def shares_convolution(self) -> bool:
+        """See the function of that name."""
+        return shares_convolution(self.modules)
+
+    @property
+    def convs(self) -> list[BinaryConv2d]:
+        """The convolutions of its modules."""
+        return [module.conv for module in self.modules if isinstance(module, BinaryConv)]
 
     def weights(self, columns: Sequence[Tensor], num_targets: int) -> Tensor:
         """The edge weights of its targets (T,)."""
@@ -64,6 +77,24 @@ def _is_plain(module: BinaryConv) -> bool:
     if conv.binarize_activations and not conv.activation_binarizer.same_for_all_edges:
         return False
     return not conv.binarize_weights or conv.weight_binarizer.filter_by_filter
+
+
+def binarize_together(groups: Sequence[Group]) -> None:
+    """Binarizes the kernels of groups that share convolutions: all of one kind in one call."""
+    kinds: dict[tuple[object, ...], list[Group]] = {}
+    for group in groups:
+        if group.shares_convolution and group.convs[0].binarize_weights:
+            first = group.convs[0]
+            kinds.setdefault((first.behaviour, first.weight.shape), []).append(group)
+    for alike in kinds.values():
+        convs = [group.convs for group in alike]
+        weights: list[Tensor] = [conv.weight for each in convs for conv in each]
+        kernels = torch.cat(weights) if len(weights) > 1 else weights[0]
+        ((codes, scale),) = convs[0][0].weight_binarizer(kernels)
+        per_filter = codes.new_ones(len(codes)) if scale is None else scale.flatten()
+        sizes = [len(each) * len(each[0].weight) for each in convs]
+        for group, *binarized in zip(alike, codes.split(sizes), per_filter.split(sizes), strict=True):
+            group.binarized = (binarized[0], binarized[1])
 
 
 class NodeEdges:
@@ -108,7 +139,7 @@ class NodeEdges:
         shared: list[tuple[Group, Tensor]] = []
         inputs: dict[int, Tensor] = {}
         for group in groups:
-            if shares_convolution(group.modules):
+            if group.shares_convolution:
                 x = self.codes(group.modules[0])  # type: ignore[arg-type]
                 inputs[id(x)] = x
                 wide.setdefault(id(x), []).append(group)
@@ -153,15 +184,17 @@ class NodeEdges:
         return dict(zip(reached, outputs, strict=True))
 
     def _wide(self, group: Group, place: dict[int, int]) -> tuple[WideConv, Tensor, Tensor]:
-        convs = [module.conv for module in group.modules if isinstance(module, BinaryConv)]
+        convs = group.convs
         first = convs[0]
-        kernel = torch.cat([conv.weight for conv in convs]) if len(convs) > 1 else first.weight
         weights = group.weights(self.columns, self.num_targets)[:, None]
         if first.binarize_weights:
-            ((kernel, scale),) = first.weight_binarizer(kernel)
-            per_filter = kernel.new_ones(len(kernel)) if scale is None else scale.flatten()
+            if group.binarized is None:
+                binarize_together([group])
+            assert group.binarized is not None
+            kernel, per_filter = group.binarized
             coefficient = (weights * per_filter.view(len(convs), -1)).reshape(-1)
         else:
+            kernel = torch.cat([conv.weight for conv in convs]) if len(convs) > 1 else first.weight
             coefficient = weights.expand(-1, first.out_channels).reshape(-1)
         padded = first.binarize_activations and first.pad_value != 0
         return (

@@ -129,7 +129,7 @@ def _check_training(layer: BinaryConv2d, x: Tensor, binarize: str) -> None:
     expected = nn.functional.conv2d(
         x, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
     ).shape
-    _require(y.shape == expected, f"the output {tuple(y.shape)} is not {tuple(expected)}: scales widen it")
+    _require(y.shape == expected, f"the output {tuple(y.shape)} is not {tuple(expected)}")
     _require(bool(y.isfinite().all()), "the output is not finite")
     layer.zero_grad(set_to_none=True)
     (y * torch.randn(y.shape)).sum().backward()
