@@ -229,7 +229,9 @@ def _add_evolve(parsers: _Parsers) -> None:
     command.add("--genotype", metavar="FILE", help="a genotype whose cells are widened, in place of a model")
     command.add("--random", action="store_true", help="short for --evolve.strategy random: the control")
     command.add(
-        "--storage", metavar="FILE|URL", help="what workers share: a file, or postgresql://user:…@host/database"
+        "--storage",
+        metavar="FILE|URL",
+        help="what workers share: a file, or postgresql://user:…@host/database",
     )
     command.add("--study", metavar="NAME", help="which population of the storage")
     _run_options(command)

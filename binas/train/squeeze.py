@@ -190,7 +190,9 @@ def squeezed(
         )
     before = structure.settings.init_channels
     if structure.settings.widths is not None:
-        raise UserError("squeeze: its cells have widths of their own (retrain.network.widths); set these anew")
+        raise UserError(
+            "squeeze: its cells have widths of their own (retrain.network.widths); set these anew"
+        )
     if not structure.settings.batch_norm_affine:
         raise UserError(
             "squeeze: its batch-norms have no scales to tell channels by; train it with"
