@@ -70,7 +70,8 @@ def head(study: Study, rows: Rows) -> str:
         " a mean of 5 runs: compare orders, not values.\n\n"
         f"{sizes}\n\n"
         f"Command: `{command}`. {machine_words()}, one thread; {len(found)} runs, {seconds / 60:.0f} minutes"
-        f" of CPU{cut}."
+        f" of CPU{cut}. {len({one.key(0) for one in study.planned})} runs make one seed of everything; a row"
+        " tells by its n how far it is."
     )
 
 
