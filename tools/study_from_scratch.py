@@ -145,9 +145,10 @@ def _head(study: Study, rows: Rows) -> str:
     settings = {planned.settings() for planned in study.planned}
     found = [row for row in rows if row["settings"] in settings]
     minutes = sum(row["cpu_seconds"] for row in found) / 60
-    command = "python tools/study_from_scratch.py" + (
-        f" --size {study.size}" if study.size != "small" else ""
-    )
+    seeds = sorted({row["seed"] for row in found}) or [0, 1, 2]
+    command = "python tools/study_from_scratch.py"
+    command += "" if study.size == "small" else f" --size {study.size}"
+    command += "" if seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, seeds))}"
     sizes = "\n".join(
         f"- {entry.title}: {_flat(entry.sizes[study.size].words)}" for entry in study.networks.values()
     )
