@@ -61,11 +61,11 @@ def run_epoch(
     sums: dict[str, Tensor] = {}
     watch = Stopwatch()
     for position, batch in enumerate(progress(batches, description, num_batches), start=1):
-        count, values = step(batch)
+        images, values = step(batch)
         for name, value in values.items():
-            weighted = value.detach() * count
+            weighted = value.detach() * images
             sums[name] = sums[name] + weighted if name in sums else weighted
-        watch.add(count)
+        watch.add(images)
         if in_step and (position % check_interval == 0 or position == 1):
             _check(sums, watch.count, f"{description}, step {position}")
     means, count = _check(sums, watch.count, description)
