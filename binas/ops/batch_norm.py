@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from binas.ops.compiled import is_available
 from binas.ops.layouts import channels_first
 from binas.ops.threads import Team
 
 SMALLEST_SIZE = 1 << 16
 """Numbers below which torch's own batch-norm is as fast."""
-
-
-@cache
-def is_available() -> bool:
-    """Whether numba is installed."""
-    try:
-        import binas.ops.batch_norm_kernels  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 class _Normalize(torch.autograd.Function):

@@ -7,28 +7,17 @@ operations keep it. Batch-norm needs no transposition in it, and signs become wo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from binas.ops.compiled import is_available
+from binas.ops.layouts import rearranged
 from binas.ops.threads import Team
 
 MULTIPLE = 32
 """Batches must be multiples of this many images."""
-
-
-@cache
-def is_available() -> bool:
-    """Whether numba is installed."""
-    try:
-        import binas.ops.images_last_kernels
-        import binas.ops.layout_kernels
-        import binas.ops.sign_conv_kernels  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def can_be_last(x: Tensor) -> bool:
@@ -98,34 +87,14 @@ def _transpose(x: Tensor, y: Tensor, rows: int, channels: int, columns: int) -> 
     in_parts(part, channels)
 
 
-class _ToFirst(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return as_first(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return as_last(gradient)
-
-
-class _ToLast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return as_last(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return as_first(gradient)
-
-
 def images_first(x: Tensor) -> Tensor:
     """x, contiguous; its gradient comes with images last. For what cannot read images last."""
-    return _ToFirst.apply(x) if can_be_last(x) and is_last(x) else x
+    return rearranged(x, as_first, as_last) if can_be_last(x) and is_last(x) else x
 
 
 def images_last(x: Tensor) -> Tensor:
     """x with images last; its gradient comes contiguous."""
-    return x if is_last(x) else _ToLast.apply(x)
+    return x if is_last(x) else rearranged(x, as_last, as_first)
 
 
 def in_parts(work: Callable[[int, int], object], length: int) -> None:

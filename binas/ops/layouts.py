@@ -5,40 +5,31 @@ Legend: N images, C channels, H×W pixels.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from binas.ops.compiled import is_available
 from binas.ops.threads import Team
 
 SMALLEST_SHARED = 1 << 19
 """Numbers below which a second thread would not pay."""
 
 
-@cache
-def is_available() -> bool:
-    """Whether numba is installed."""
-    try:
-        import binas.ops.layout_kernels  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def channels_last(x: Tensor) -> Tensor:
     """The same numbers, channels innermost in memory. Shape: (N, C, H, W) -> same."""
     if not _is_fast(x) or not x.is_contiguous():
         return x.contiguous(memory_format=torch.channels_last)
-    return _Last.apply(x) if x.requires_grad and torch.is_grad_enabled() else _last(x)
+    return rearranged(x, _last, channels_first) if x.requires_grad and torch.is_grad_enabled() else _last(x)
 
 
 def channels_first(x: Tensor) -> Tensor:
     """The same numbers, contiguous; x may be some channels of a wider tensor. Shape: (N, C, H, W) -> same."""
     if not _is_fast(x) or not _is_last(x):
         return x.contiguous()
-    return _First.apply(x) if x.requires_grad and torch.is_grad_enabled() else _first(x)
+    return rearranged(x, _first, channels_last) if x.requires_grad and torch.is_grad_enabled() else _first(x)
 
 
 def write_channels_first(x: Tensor, out: Tensor) -> None:
@@ -57,24 +48,23 @@ def _is_fast(x: Tensor) -> bool:
     return not both and type(x) is Tensor and not torch.compiler.is_compiling() and is_available()
 
 
-class _Last(torch.autograd.Function):
+class _Rearranged(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _last(x)
+    def forward(
+        ctx: Any, x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.back = back
+        return there(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return channels_first(gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.back(gradient), None, None
 
 
-class _First(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _first(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return channels_last(gradient)
+def rearranged(x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+    """there(x), the same numbers in another order in memory; the gradient is back(gradient)."""
+    y: Tensor = _Rearranged.apply(x, there, back)
+    return y
 
 
 def _is_last(x: Tensor) -> bool:

@@ -16,7 +16,6 @@ import numpy as np
 from binas.ops.sign_conv_vectors import (
     CHANNELS,
     LANES,
-    ROWS,
     add_channel_row,
     add_image_row,
     convolve_lanes,
@@ -25,6 +24,7 @@ from binas.ops.sign_conv_vectors import (
     table_of_images,
     transposed,
 )
+from binas.ops.vectors import ROWS
 
 MAX_TERMS = 12
 """Tables of the input's gradient at a time, so that they stay in the first-level cache."""

@@ -14,45 +14,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from binas.ops.vectors import address_at, load, spread, store, write_table
+
 LANES = 32
 """Images in a word of bits, and in a row of the tables of the input's gradient."""
 CHANNELS = 16
 """Output channels in a row of the tables of the kernel's gradient."""
-ROWS = 16
-"""Rows of a table: row m is ±a ± b ± c ± d for vectors a..d, + where the bit of the vector in m is set."""
 _FLOAT, _INT16, _INT32, _INT64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _INDEX = types.intp
-
-
-def _load(builder: Any, address: Any, kind: Any, align: int = 4) -> Any:
-    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    value.align = align
-    return value
-
-
-def _store(builder: Any, value: Any, address: Any, align: int = 4) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = align
-
-
-def _at(builder: Any, address: Any, offset: int) -> Any:
-    return builder.add(address, ir.Constant(_INT64, offset))
-
-
-def _spread(builder: Any, value: Any, lanes: int) -> Any:
-    vector = ir.VectorType(value.type, lanes)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_INT32, 0))
-    order = ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), order)
-
-
-def _write_table(builder: Any, vectors: list[Any], table: Any, row_bytes: int) -> None:
-    low, high = ({}, {})  # type: dict[int, Any], dict[int, Any]
-    for pairs, (first, second) in ((low, vectors[:2]), (high, vectors[2:])):
-        pairs[3], pairs[1] = builder.fadd(first, second), builder.fsub(first, second)
-        pairs[0], pairs[2] = builder.fneg(pairs[3]), builder.fneg(pairs[1])
-    for row in range(ROWS):
-        total = builder.fadd(low[row & 3], high[row >> 2])
-        _store(builder, total, _at(builder, table, row * row_bytes), 64)
 
 
 @intrinsic
@@ -67,15 +36,15 @@ def pack_lanes(
         multiply_add = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
         )
-        spread = _spread(builder, factor, LANES), _spread(builder, shift, LANES)
-        y = builder.call(multiply_add, [_load(builder, source, vector), *spread])
+        both = spread(builder, factor, LANES), spread(builder, shift, LANES)
+        y = builder.call(multiply_add, [load(builder, source, vector), *both])
         positive = builder.fcmp_ordered(">=", y, ir.Constant(y.type, None))
-        _store(builder, builder.bitcast(positive, _INT32), image_word)
+        store(builder, builder.bitcast(positive, _INT32), image_word)
         integers = ir.VectorType(_INT32, LANES)
-        chosen = _spread(builder, builder.shl(ir.Constant(_INT32, 1), builder.trunc(bit, _INT32)), LANES)
-        before = _load(builder, words, integers)
+        chosen = spread(builder, builder.shl(ir.Constant(_INT32, 1), builder.trunc(bit, _INT32)), LANES)
+        before = load(builder, words, integers)
         added = builder.select(positive, chosen, ir.Constant(integers, None))
-        _store(builder, builder.or_(before, added), words)
+        store(builder, builder.or_(before, added), words)
         return context.get_dummy_value()
 
     return types.void(_INDEX, types.float32, types.float32, *[_INDEX] * 3), generate
@@ -101,21 +70,21 @@ def convolve_lanes(
         builder.store(ir.Constant(integers, None), total)
         with cgutils.for_range(builder, num_taps) as tap:
             pair = builder.add(taps, builder.shl(tap.index, ir.Constant(_INT64, 4)))
-            at = _load(builder, pair, _INT64, 8)
-            sign = builder.add(kernel, _load(builder, _at(builder, pair, 8), _INT64, 8))
+            at = load(builder, pair, _INT64, 8)
+            sign = builder.add(kernel, load(builder, address_at(builder, pair, 8), _INT64, 8))
             with cgutils.for_range(builder, num_words) as word:
-                codes = _load(builder, builder.add(at, builder.mul(word.index, step)), integers)
+                codes = load(builder, builder.add(at, builder.mul(word.index, step)), integers)
                 four = builder.shl(word.index, ir.Constant(_INT64, 2))
-                one = _load(builder, builder.add(sign, four), _INT32)
-                differs = builder.call(count, [builder.xor(codes, _spread(builder, one, LANES))])
+                one = load(builder, builder.add(sign, four), _INT32)
+                differs = builder.call(count, [builder.xor(codes, spread(builder, one, LANES))])
                 builder.store(builder.add(builder.load(total), differs), total)
         twice = builder.shl(builder.load(total), ir.Constant(integers, [1] * LANES))
-        sums = builder.sub(_spread(builder, builder.trunc(terms, _INT32), LANES), twice)
+        sums = builder.sub(spread(builder, builder.trunc(terms, _INT32), LANES), twice)
         zero = ir.Constant(integers, None)
         positive = builder.icmp_signed(">", sums, zero)
-        _store(builder, builder.bitcast(positive, _INT32), mask)
+        store(builder, builder.bitcast(positive, _INT32), mask)
         rectified = builder.sitofp(builder.select(positive, sums, zero), ir.VectorType(_FLOAT, LANES))
-        _store(builder, builder.fmul(rectified, _spread(builder, scale, LANES)), out)
+        store(builder, builder.fmul(rectified, spread(builder, scale, LANES)), out)
         return context.get_dummy_value()
 
     return types.void(*[_INDEX] * 6, types.float32, _INDEX, _INDEX), generate
@@ -132,12 +101,12 @@ def table_of_channels(
         vector = ir.VectorType(_FLOAT, LANES)
         vectors = []
         for channel in range(4):
-            bits = builder.bitcast(_load(builder, masks, _INT32), ir.VectorType(ir.IntType(1), LANES))
-            scale = _spread(builder, _load(builder, _at(builder, scales, 4 * channel), _FLOAT), LANES)
-            scaled = builder.fmul(_load(builder, source, vector), scale)
+            bits = builder.bitcast(load(builder, masks, _INT32), ir.VectorType(ir.IntType(1), LANES))
+            scale = spread(builder, load(builder, address_at(builder, scales, 4 * channel), _FLOAT), LANES)
+            scaled = builder.fmul(load(builder, source, vector), scale)
             vectors.append(builder.select(bits, scaled, ir.Constant(vector, None)))
             source, masks = builder.add(source, step), builder.add(masks, mask_step)
-        _write_table(builder, vectors, table, LANES * 4)
+        write_table(builder, vectors, table, LANES * 4)
         return context.get_dummy_value()
 
     return types.void(*[_INDEX] * 6), generate
@@ -160,15 +129,15 @@ def transposed(
             here = ir.Constant(_INT64, channel)
             exists = builder.icmp_signed("<", here, count)
             place = builder.select(exists, here, ir.Constant(_INT64, 0))
-            bits = _load(builder, builder.add(masks, builder.mul(place, mask_step)), _INT16, 2)
+            bits = load(builder, builder.add(masks, builder.mul(place, mask_step)), _INT16, 2)
             bits = builder.select(exists, bits, ir.Constant(_INT16, 0))
-            values = _load(builder, builder.add(source, builder.mul(place, step)), vector)
+            values = load(builder, builder.add(source, builder.mul(place, step)), vector)
             chosen = builder.bitcast(bits, ir.VectorType(ir.IntType(1), CHANNELS))
             rows.append(builder.select(chosen, values, ir.Constant(vector, None)))
         for distance in (1, 2, 4, 8):
             rows = _exchanged(builder, rows, distance)
         for image, row in enumerate(rows):
-            _store(builder, row, _at(builder, target, image * CHANNELS * 4), 64)
+            store(builder, row, address_at(builder, target, image * CHANNELS * 4), 64)
         return context.get_dummy_value()
 
     return types.void(*[_INDEX] * 6), generate
@@ -196,9 +165,9 @@ def table_of_images(context: Any, source: Any, table: Any) -> Any:
         source, table = arguments
         vector = ir.VectorType(_FLOAT, CHANNELS)
         vectors = [
-            _load(builder, _at(builder, source, image * CHANNELS * 4), vector, 64) for image in range(4)
+            load(builder, address_at(builder, source, image * CHANNELS * 4), vector, 64) for image in range(4)
         ]
-        _write_table(builder, vectors, table, CHANNELS * 4)
+        write_table(builder, vectors, table, CHANNELS * 4)
         return context.get_dummy_value()
 
     return types.void(_INDEX, _INDEX), generate
@@ -215,13 +184,13 @@ def _adding(lanes: int) -> Any:
             total = cgutils.alloca_once(builder, vector)
             builder.store(ir.Constant(vector, None), total)
             with builder.if_then(builder.icmp_signed("==", fresh, ir.Constant(_INT64, 0))):
-                builder.store(_load(builder, sums, vector), total)
+                builder.store(load(builder, sums, vector), total)
             with cgutils.for_range(builder, terms) as loop:
                 at = builder.add(offsets, builder.shl(loop.index, ir.Constant(_INT64, 1)))
-                offset = builder.zext(_load(builder, at, _INT16, 2), _INT64)
-                row = _load(builder, builder.add(table, offset), vector, 64)
+                offset = builder.zext(load(builder, at, _INT16, 2), _INT64)
+                row = load(builder, builder.add(table, offset), vector, 64)
                 builder.store(builder.fadd(builder.load(total), row), total)
-            _store(builder, builder.load(total), sums)
+            store(builder, builder.load(total), sums)
             return context.get_dummy_value()
 
         return types.void(*[_INDEX] * 5), generate

@@ -18,41 +18,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from binas.ops.vectors import ROWS, address_at, load, spread, store, write_table
+
 LANES = 32
 """Numbers in a row of the input's gradient: images."""
 WEIGHT_LANES = 16
 """Numbers in a row of the kernel's gradient: output channels."""
 MAX_TERMS = 16
 """Tables at a time, so that they stay in the first-level cache."""
-ROWS = 16
 WEIGHT_ROWS = 17
 """Row 16 of the kernel's gradient is zero, for pixels outside the image."""
 
 _FLOAT, _INT16, _INT32, _INT64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
-
-
-def _load(builder: Any, address: Any, kind: Any, align: int) -> Any:
-    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
-    value.align = align
-    return value
-
-
-def _store(builder: Any, value: Any, address: Any, align: int = 64) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = align
-
-
-def _at(builder: Any, address: Any, offset: int) -> Any:
-    return builder.add(address, ir.Constant(_INT64, offset))
-
-
-def _write_table(builder: Any, vectors: list[Any], table: Any, row_bytes: int) -> None:
-    low, high = ({}, {})  # type: dict[int, Any], dict[int, Any]
-    for pairs, (first, second) in ((low, vectors[:2]), (high, vectors[2:])):
-        pairs[3], pairs[1] = builder.fadd(first, second), builder.fsub(first, second)
-        pairs[0], pairs[2] = builder.fneg(pairs[3]), builder.fneg(pairs[1])
-    for row in range(ROWS):
-        total = builder.fadd(low[row & 3], high[row >> 2])
-        _store(builder, total, _at(builder, table, row * row_bytes))
 
 
 def _adding(lanes: int, channels: int) -> Any:
@@ -66,19 +43,19 @@ def _adding(lanes: int, channels: int) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             sums, table, offsets, step, terms = arguments
             vector = ir.VectorType(_FLOAT, lanes)
-            places = [_at(builder, sums, channel * lanes * 4) for channel in range(channels)]
+            places = [address_at(builder, sums, channel * lanes * 4) for channel in range(channels)]
             totals = [cgutils.alloca_once(builder, vector) for _ in places]
             for place, total in zip(places, totals, strict=True):
-                builder.store(_load(builder, place, vector, 64), total)
+                builder.store(load(builder, place, vector, 64), total)
             with cgutils.for_range(builder, terms) as loop:
                 at = builder.add(offsets, builder.shl(loop.index, ir.Constant(_INT64, 1)))
                 for total in totals:
-                    offset = builder.zext(_load(builder, at, _INT16, 2), _INT64)
-                    row = _load(builder, builder.add(table, offset), vector, 64)
+                    offset = builder.zext(load(builder, at, _INT16, 2), _INT64)
+                    row = load(builder, builder.add(table, offset), vector, 64)
                     builder.store(builder.fadd(builder.load(total), row), total)
                     at = builder.add(at, step)
             for place, total in zip(places, totals, strict=True):
-                _store(builder, builder.load(total), place)
+                store(builder, builder.load(total), place, 64)
             return context.get_dummy_value()
 
         return types.void(*[types.intp] * 5), generate
@@ -100,16 +77,13 @@ def _table_of_channels(context: Any, source: Any, masks: Any, scales: Any, table
         zero = ir.Constant(vector, None)
         vectors = []
         for channel in range(4):
-            values = _load(builder, _at(builder, source, channel * LANES * 4), vector, 64)
-            word = _load(builder, _at(builder, masks, channel * 4), _INT32, 4)
+            values = load(builder, address_at(builder, source, channel * LANES * 4), vector, 64)
+            word = load(builder, address_at(builder, masks, channel * 4), _INT32, 4)
             chosen = builder.bitcast(word, ir.VectorType(ir.IntType(1), LANES))
-            scale = _load(builder, _at(builder, scales, channel * 4), _FLOAT, 4)
-            wide = cgutils.alloca_once(builder, vector)
-            one = builder.insert_element(builder.load(wide), scale, ir.Constant(_INT32, 0))
-            order = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
-            scaled = builder.fmul(values, builder.shuffle_vector(one, zero, order))
+            scale = load(builder, address_at(builder, scales, channel * 4), _FLOAT, 4)
+            scaled = builder.fmul(values, spread(builder, scale, LANES))
             vectors.append(builder.select(chosen, scaled, zero))
-        _write_table(builder, vectors, table, LANES * 4)
+        write_table(builder, vectors, table, LANES * 4)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp, types.intp), generate
@@ -123,20 +97,18 @@ def _table_of_images(context: Any, source: Any, stride: Any, masks: Any, bit: An
         source, stride, masks, bit, table = arguments
         vector = ir.VectorType(_FLOAT, WEIGHT_LANES)
         words_type = ir.VectorType(_INT32, WEIGHT_LANES)
-        words = _load(builder, masks, words_type, 64)
+        words = load(builder, masks, words_type, 64)
         zero, no_bits = ir.Constant(vector, None), ir.Constant(words_type, None)
-        order = ir.Constant(words_type, [0] * WEIGHT_LANES)
         bit32 = builder.trunc(bit, _INT32)
         vectors = []
         for image in range(4):
-            values = _load(builder, source, vector, 64)
+            values = load(builder, source, vector, 64)
             source = builder.add(source, stride)
             one = builder.shl(ir.Constant(_INT32, 1), builder.add(bit32, ir.Constant(_INT32, image)))
-            wide = builder.insert_element(no_bits, one, ir.Constant(_INT32, 0))
-            tested = builder.and_(words, builder.shuffle_vector(wide, no_bits, order))
+            tested = builder.and_(words, spread(builder, one, WEIGHT_LANES))
             chosen = builder.icmp_unsigned("!=", tested, no_bits)
             vectors.append(builder.select(chosen, values, zero))
-        _write_table(builder, vectors, table, WEIGHT_LANES * 4)
+        write_table(builder, vectors, table, WEIGHT_LANES * 4)
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 5), generate

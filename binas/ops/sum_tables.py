@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from binas.ops.compiled import is_available
 from binas.ops.layouts import channels_first
 from binas.ops.threads import Team
 
@@ -30,16 +31,6 @@ SMALLEST_BATCH = 24
 """Below, most of the 32 places for images would stay empty."""
 SMALLEST_WORK = 1 << 22
 """Multiply-accumulates of a convolution below which looking up does not pay."""
-
-
-@cache
-def is_available() -> bool:
-    """Whether numba is installed and gives the right numbers here."""
-    try:
-        import binas.ops.sum_table_kernels  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -229,6 +220,7 @@ class InputGradient:
             rows: gradients of its targets.
         """
         from binas.ops import sum_table_kernels as kernels
+        from binas.ops.vectors import ROWS
 
         signs = kernel.flatten(2).contiguous().numpy()
         offsets = kernels.kernel_offsets(signs, geometry.groups, IMAGES_PER_WORD * 4)
@@ -239,7 +231,7 @@ class InputGradient:
         )  # fmt: skip
 
         def word(index: int) -> None:
-            table = torch.empty(kernels.MAX_TERMS * kernels.ROWS * kernels.LANES)
+            table = torch.empty(kernels.MAX_TERMS * ROWS * kernels.LANES)
             kernels.add_input_gradient(
                 gradient[index].data_ptr(), masks.bits[index].data_ptr(), scales.data_ptr(), offsets,
                 self.sums[index].data_ptr(), table.data_ptr(), taps, numbers,
