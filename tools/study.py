@@ -7,6 +7,7 @@ into stages. Everything is read and built before anything is trained, so that mi
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from measured import NOT_MEASURED
+from measured import CHECKOUT, NOT_MEASURED, machine_name
 from pydantic import Field
 
 from binas.config import Config, build, read_mapping, with_override
@@ -220,3 +221,24 @@ def _check_networks(question: Question, networks: Mapping[str, NetworkEntry], pa
     for key, name in named:
         if name not in networks:
             raise UserError(f"{path}: {key}: unknown network '{name}';{nearest(name, networks)}")
+
+
+def study_parser(description: str | None, folder: Path, out: Path) -> argparse.ArgumentParser:
+    """The options that the tools of all studies have.
+
+    Args:
+        folder: its questions.
+        out: where its runs go.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--study", metavar="FOLDER", type=Path, default=folder, help="other questions")
+    parser.add_argument("--questions", nargs="+", default=(), metavar="NAME", help="only these")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--size", default="small", help="small, tiny, or full: the papers' layouts and epochs"
+    )
+    parser.add_argument("--out", type=Path, default=out, help="folders of runs")
+    parser.add_argument("--machine", default=machine_name(), help="in the names of the table's files")
+    parser.add_argument("--benchmarks", type=Path, default=CHECKOUT / "benchmarks", help="where tables go")
+    parser.add_argument("--table", action="store_true", help="write the table from the rows, train nothing")
+    return parser

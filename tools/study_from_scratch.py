@@ -8,7 +8,6 @@ beside it is written again after each run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import textwrap
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import CHECKOUT, Rows, machine_name, machine_words, markdown_table, mean_std
-from study import Planned, Study, load_study
+from measured import CHECKOUT, Rows, machine_words, markdown_table, mean_std
+from study import Planned, Study, load_study, study_parser
 from study_optimisation import run, summary
 
 from binas.config import read_mapping
@@ -40,17 +39,8 @@ INTRODUCTION = (
 
 def main(words: Sequence[str] | None = None) -> int:
     """Trains what is missing, seed by seed, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--study", metavar="FOLDER", type=Path, default=FOLDER, help="other questions")
-    parser.add_argument("--questions", nargs="+", default=(), metavar="NAME", help="only these")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--size", default="small", help="small, tiny, or full: the papers' layouts and epochs"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/study_from_scratch"), help="folders of runs")
-    parser.add_argument("--machine", default=machine_name(), help="in the names of the table's files")
-    parser.add_argument("--benchmarks", type=Path, default=CHECKOUT / "benchmarks", help="where it goes")
-    parser.add_argument("--table", action="store_true", help="write the table from the rows, train nothing")
+    description = __doc__.splitlines()[0] if __doc__ else None
+    parser = study_parser(description, FOLDER, Path("runs/study_from_scratch"))
     options = parser.parse_args(words)
     try:
         chosen = load_study(options.study, options.size, tuple(options.questions))

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import CHECKOUT, Rows, machine_name, opened
-from study import Planned, Study, load_study
+from measured import CHECKOUT, Rows, opened
+from study import Planned, Study, load_study, study_parser
 from study_report import write_report
 from torch import nn
 
@@ -44,18 +44,9 @@ CPU = torch.device("cpu")
 
 def main(words: Sequence[str] | None = None) -> int:
     """Trains what is missing, seed by seed, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--study", metavar="FOLDER", type=Path, default=FOLDER, help="other questions")
-    parser.add_argument("--questions", nargs="+", default=(), metavar="NAME", help="only these")
+    description = __doc__.splitlines()[0] if __doc__ else None
+    parser = study_parser(description, FOLDER, Path("runs/study_optimisation"))
     parser.add_argument("--networks", nargs="+", default=(), metavar="NAME", help="only these")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--size", default="small", help="small, tiny, or full: the paper's layouts and epochs"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/study_optimisation"), help="folders of runs")
-    parser.add_argument("--machine", default=machine_name(), help="in the names of the table's files")
-    parser.add_argument("--benchmarks", type=Path, default=CHECKOUT / "benchmarks", help="where tables go")
-    parser.add_argument("--table", action="store_true", help="write the table from the rows, train nothing")
     options = parser.parse_args(words)
     try:
         study = load_study(options.study, options.size, tuple(options.questions))

@@ -22,9 +22,10 @@ from binas.models.mobilenet import GroupOptions, block_channels
 from binas.plugins import PluginRecord
 from binas.profile.closed_form import profile_genotype
 from binas.profile.cost import Profile
+from binas.profile.count import profile_built
 from binas.profile.executed import profile_module
-from binas.train.model_file import ModelStructure
-from binas.train.stage import StageConfig
+from binas.train.model_file import ModelStructure, read_from
+from binas.train.stage import StageConfig, different_choices
 
 SMALL_IMAGE = 16 * 16
 """Pixels."""
@@ -91,8 +92,7 @@ class Problem:
 
 def structure_of(variant: Variant, stages: Sequence[StageConfig], data: Data) -> ModelStructure:
     """What a network is built from, with the binarizers of all these stages, in the first of them."""
-    choices = [(stage.binarization, stage.layers or ()) for stage in stages if stage.binarization]
-    different = [choice for i, choice in enumerate(choices) if choice not in choices[:i]]
+    different = different_choices(stages)
     what: dict[str, Any] = {"model": variant}
     if isinstance(variant, Genotype):
         what = {"genotype": variant.to_json(), "settings": genotype_space(variant).network}
@@ -101,14 +101,7 @@ def structure_of(variant: Variant, stages: Sequence[StageConfig], data: Data) ->
         binarizations=tuple(binarization for binarization, _ in different),
         layers=tuple(layers for _, layers in different),
         auxiliary=False,
-        in_channels=data.channels,
-        num_classes=data.num_classes,
-        class_names=data.class_names,
-        image_size=data.image_size,
-        mean=data.mean,
-        std=data.std,
-        data=data.config,
-        split_hashes=data.split_hashes,
+        **read_from(data),
         validation_fraction=0.0,
         stage=stages[0],
     )
@@ -124,14 +117,9 @@ def profile_of(structure: ModelStructure) -> Profile:
             binarization=stage.binarization, binarize_activations=stage.binarize_activations,
             binarize_weights=stage.binarize_weights, layers=stage.layers,
         )  # fmt: skip
-    try:
-        # on small images real numbers are computed faster than the meta device finds shapes
-        with torch.device("cpu" if math.prod(structure.image_size) <= SMALL_IMAGE else "meta"):
-            return profile_module(structure.build_network(), *sizes)
-    except UserError:
-        raise
-    except Exception:  # some binarizers read numbers, which the meta device does not have
-        return profile_module(structure.build_network(), *sizes)
+    # on small images real numbers are computed faster than the meta device finds shapes
+    device = "cpu" if math.prod(structure.image_size) <= SMALL_IMAGE else "meta"
+    return profile_built(structure.build_network, lambda network: profile_module(network, *sizes), device)
 
 
 def limit_of(problem: Problem, config: EvolveConfig) -> Callable[[Genome], dict[str, float]]:

@@ -69,13 +69,20 @@ def count_built(network: Callable[[], nn.Module], task: Task, **stage: Any) -> P
         task: sizes of images, and classes.
         stage: see `count`.
     """
+    return profile_built(network, lambda built: _count_built(built, task, stage))
+
+
+def profile_built(
+    network: Callable[[], nn.Module], profile: Callable[[nn.Module], Profile], device: str = "meta"
+) -> Profile:
+    """The count of a network that is built without memory, or on another device, if it can be."""
     try:
-        with torch.device("meta"):
-            return _count_built(network(), task, stage)
+        with torch.device(device):
+            return profile(network())
     except UserError:
         raise
     except Exception:  # some binarizers read numbers, which the meta device does not have
-        return _count_built(network(), task, stage)
+        return profile(network())
 
 
 def _count_built(built: nn.Module, task: Task, stage: dict[str, Any]) -> Profile:

@@ -14,6 +14,7 @@ from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, LayerRule, set_progress
 from binas.config import Config, build
 from binas.data.config import DataConfig
+from binas.data.opening import Data
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model
 from binas.plugins import PluginRecord, require_plugins
@@ -21,6 +22,20 @@ from binas.run.checkpoint import Checkpoint, load_checkpoint
 from binas.train.stage import StageConfig
 
 KIND = "retrain"
+
+
+def read_from(data: Data) -> dict[str, Any]:
+    """What a structure says of the images that its network is made for."""
+    return {
+        "in_channels": data.channels,
+        "num_classes": data.num_classes,
+        "class_names": data.class_names,
+        "image_size": data.image_size,
+        "mean": data.mean,
+        "std": data.std,
+        "data": data.config,
+        "split_hashes": data.split_hashes,
+    }
 
 
 class ModelStructure(Config):

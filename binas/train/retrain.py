@@ -19,7 +19,7 @@ from binas.arch.genotype import Genotype
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.arch.trunk import Trunk
-from binas.binarize import Binarization, LayerRule, binary_weights, restart_weight_binarizers, set_progress
+from binas.binarize import binary_weights, restart_weight_binarizers, set_progress
 from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.opening import Data
@@ -37,11 +37,11 @@ from binas.train.data_parallel import check_replicas, settle, take_from_first
 from binas.train.flips import flip_ratio, weight_codes
 from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
 from binas.train.memory import Forecast, memory_guard, report_peak
-from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights
+from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights, read_from
 from binas.train.objective import Objective
 from binas.train.positive_share import PositiveShares
 from binas.train.scaling import rate_values, rate_words
-from binas.train.stage import RetrainConfig, StageConfig
+from binas.train.stage import RetrainConfig, StageConfig, different_choices
 from binas.train.stage_memory import StageMemory
 from binas.train.stepper import Stepper
 from binas.train.sync_batch_norm import synchronise
@@ -331,21 +331,14 @@ def _structure(
     plugins: tuple[PluginRecord, ...],
 ) -> ModelStructure:  # fmt: skip
     used = {name for stage in stages for name in stage.registered_names()}
-    choices = _different_choices(stages)
+    choices = different_choices(stages)
     return ModelStructure(
         **_what_to_build(genotype, config),
         binarizations=tuple(binarization for binarization, _ in choices),
         layers=tuple(layers for _, layers in choices),
         plugins=records_for(used, plugins),
         auxiliary=config.auxiliary_weight > 0,
-        in_channels=data.channels,
-        num_classes=data.num_classes,
-        class_names=data.class_names,
-        image_size=data.image_size,
-        mean=data.mean,
-        std=data.std,
-        data=data.config,
-        split_hashes=data.split_hashes,
+        **read_from(data),
         validation_fraction=config.validation_fraction,
         validation_images=config.validation_images,
         stage=stages[0],
@@ -376,9 +369,3 @@ def _binarizes_alike(path: Path, stage: StageConfig) -> bool:
 
 def _initial_weights(path: Path) -> Any:
     return load_checkpoint(path, KIND).state.get("model")
-
-
-def _different_choices(stages: Sequence[StageConfig]) -> list[tuple[Binarization, tuple[LayerRule, ...]]]:
-    # settings are not hashable where they hold lists
-    choices = [(stage.binarization, stage.layers or ()) for stage in stages if stage.binarization]
-    return [choice for i, choice in enumerate(choices) if choice not in choices[:i]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,3 +195,10 @@ class RetrainConfig(Config):
         if len(set(names)) != len(names):
             raise ValueError(f"two stages have the same name ({', '.join(names)})")
         return value
+
+
+def different_choices(stages: Sequence[StageConfig]) -> list[tuple[Binarization, tuple[LayerRule, ...]]]:
+    """The binarizations of these stages, each with its layer rules, once."""
+    # settings are not hashable where they hold lists
+    choices = [(stage.binarization, stage.layers or ()) for stage in stages if stage.binarization]
+    return [choice for i, choice in enumerate(choices) if choice not in choices[:i]]
