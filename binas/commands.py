@@ -168,7 +168,7 @@ def run_check(options: Namespace, overrides: Overrides) -> int:
     reports = check_network(network.to(device), images)
     for report in reports:
         print(f"{report.verdict():<10} {report.name}: {report.words()}")
-    print("\nreal-valued, outside the binary convolutions:")
+    print("\nreal-valued parameters:")
     for name, kind, count, why in real_layers(network):
         print(f"  {name} ({kind}, {count} parameters): {why}")
     failed = [report.name for report in reports if not report.is_as_declared]
@@ -181,7 +181,7 @@ def run_check(options: Namespace, overrides: Overrides) -> int:
     if wider:
         print(
             f"as declared, but not binary: {len(wider)} of {len(reports)} convolutions have more than two"
-            f" levels; {padded} see 0 from padding"
+            f" levels, or a half that a rule keeps real; {padded} see 0 from padding"
         )
         return 0
     print(

@@ -14,7 +14,9 @@ from binas.arch.genotype import Genotype, read_genotype
 from binas.config import dump, find_file
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
-from binas.evolve.problem import Problem, Variant, box, limit_of, open_problem
+from binas.evolve.latency import Latencies
+from binas.evolve.opening import open_problem
+from binas.evolve.problem import Problem, Variant, box, limit_of
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
 from binas.recipe import Recipe
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from binas.evolve.worker import Judge
 
 JOURNAL = "study.journal"
-SHARED_NETWORK = "shared_network.pt"
 IDENTITY = ("seed", "data", "model", "evolve", "retrain")
 """Keys of a recipe in which all workers of a study agree."""
 
@@ -60,10 +61,12 @@ def run_evolve(options: Namespace, overrides: Overrides) -> int:
         )
     plugins = loaded_plugins(options, recipe, resumed)
     file = options.genotype if resumed is None else _own_genotype(resumed)
-    genotype = None if file is None else _genotype(file, plugins)
-    what = _topology(recipe, genotype)
+    genotype = None if file is None else read_known_genotype(file, plugins)
+    what = topology_of(recipe, genotype)
     device, data = device_of(recipe), open_data(recipe.data)
     problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins)
+    if recipe.evolve.latency_table is not None:
+        problem.tell_latencies(Latencies(recipe.evolve.latency_table))
     with begin_run("evolve", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         _Evolution(recipe, problem, what, data, device, folder, options).run()
         words = plugin_words(options, recipe)
@@ -91,21 +94,24 @@ class _Evolution:
 
     def run(self) -> None:
         """Evaluates candidates until there are none left, then writes what was found."""
+        from binas.evolve.judging import open_judge
         from binas.evolve.storage import open_storage
         from binas.evolve.worker import Worker
 
-        judge = self._judge()
+        judge = open_judge(
+            self.problem, self.recipe.evolve, self.data, self.recipe.seed, self.device, self.folder.path
+        )
         with open_storage(self.where, self.study_name) as shared:
             study = self._study(shared)
             self._say_what(shared.words)
             with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
                 worker = Worker(
                     study, shared, judge, self._cost, self.violations, self.largest_cost,
-                    self.recipe.evolve.lease_seconds, _Log(log, self.largest_cost),
+                    self.recipe.evolve.lease_seconds, _Log(log, self.problem, self.largest_cost),
                 )  # fmt: skip
                 own = worker.run()
             say(f"all candidates are evaluated, {own} of them here")
-            self._write(study)
+            self._write(study, judge)
 
     def _say_what(self, where: str) -> None:
         evolve = self.recipe.evolve
@@ -114,6 +120,9 @@ class _Evolution:
             f" {self.problem.space.size:.3g}, {len(self.problem.space.genes)} genes; study"
             f" '{self.study_name}' in {where}"
         )
+        if self.problem.latencies is not None:
+            latencies = self.problem.latencies
+            say(f"latencies by {latencies.path}, of {latencies.table.device}")
 
     def _study(self, shared: Any) -> Study:
         from binas.evolve.sampler import EvolutionSampler
@@ -131,29 +140,17 @@ class _Evolution:
         settings["images"] = self.data.split_hashes
         # where a file lies and how long a lease is may differ from worker to worker
         settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
-        settings["evolve"]["shared"] = {
-            key: value for key, value in settings["evolve"]["shared"].items() if key != "checkpoint"
-        }
+        for section, key in (("shared", "checkpoint"), ("predictor", "samples")):
+            settings["evolve"][section] = {k: v for k, v in settings["evolve"][section].items() if k != key}
+        if self.problem.latencies is not None:
+            settings["evolve"]["latency_table"] = self.problem.latencies.table.digest()
         return join_study(shared, self.study_name, sampler, settings)
-
-    def _judge(self) -> Judge:
-        evolve, seed = self.recipe.evolve, self.recipe.seed
-        if evolve.evaluation == "short":
-            from binas.evolve.candidate import ShortTraining
-
-            return ShortTraining(self.problem, evolve.training, self.data, seed, self.device)
-        from binas.evolve.shared import SharedNetwork
-
-        file = evolve.shared.checkpoint or self.folder.path / SHARED_NETWORK
-        network = SharedNetwork(self.problem, evolve.shared, self.data, seed, self.device, file)
-        network.train()
-        return network
 
     def _cost(self, genome: tuple[int, ...]) -> tuple[float, float]:
         cost = self.problem.cost(genome)
         return cost.ops, cost.bits
 
-    def _write(self, study: Study) -> None:
+    def _write(self, study: Study, judge: Judge) -> None:
         import json
 
         from binas.evolve.plots import save_plots
@@ -162,15 +159,21 @@ class _Evolution:
 
         trials = study.get_trials(deepcopy=False)
         evolve = self.recipe.evolve
+        limits, tables = {"ops": evolve.max_ops, "bits": evolve.max_bits}, {}
+        if self.problem.latencies is not None:
+            limits["latency"] = evolve.max_latency
+            tables["latency_table"] = self.problem.latencies.about()
         about = {
             "study": self.study_name,
             "search": evolve.search,
             "strategy": evolve.strategy,
             "evaluation": evolve.evaluation,
             "seed": self.recipe.seed,
-            "limits": {"ops": evolve.max_ops, "bits": evolve.max_bits},
+            "limits": limits,
+            **tables,
         }
         document = front_document(trials, self.problem, self.largest_cost, about)
+        report = self._check_predictions(document, judge)
         files = write_winners(document, self.problem, self.folder.path, _plain(self.recipe))
         for row, file in zip(document["front"], files, strict=True):
             row["file"] = str(file.relative_to(self.folder.path))
@@ -179,25 +182,41 @@ class _Evolution:
         self.folder.add_to_manifest(
             results={"hypervolume": document["hypervolume"], "front": len(document["front"])}
         )
-        pictures = save_plots(document, points_by_generation(trials), self.folder.path)
+        pictures = save_plots(document, points_by_generation(trials), self.folder.path, report)
         shown = ", ".join(str(path) for path in pictures)
         say(
             f"hypervolume {document['hypervolume']:.4f}, {len(files)} networks on the front: {front}\n"
             f"drawn: {shown}"
         )
         if not files:
-            say("no candidate keeps the limits: raise evolve.max_ops or max_bits, or add smaller choices")
+            keys = ", ".join(f"max_{name}" for name, most in limits.items() if most is not None)
+            say(f"no candidate keeps the limits: raise evolve.{keys}, or add smaller choices")
+
+    def _check_predictions(self, document: dict[str, Any], judge: Judge) -> dict[str, Any] | None:
+        """Measures the first members of a predicted front; gives the predictor's report."""
+        from binas.evolve.judging import PredictedAccuracy
+
+        if not isinstance(judge, PredictedAccuracy):
+            return None
+        rows = document["front"][: self.recipe.evolve.predictor.measured]
+        genes = [gene.name for gene in self.problem.space.genes]
+        genomes = [self.problem.space.genome_of(dict(zip(genes, row["genome"], strict=True))) for row in rows]
+        for row, accuracy in zip(rows, judge.measured(genomes), strict=True):
+            row["measured_accuracy"] = accuracy
+            say(f"candidate {row['candidate']}: predicted {row['accuracy']:.4f}, measured {accuracy:.4f}")
+        return judge.report
 
 
 class _Log:
     """Writes a line for each complete candidate, in the order of their numbers."""
 
-    def __init__(self, log: MetricsLog, largest_cost: float) -> None:
-        self.log, self.largest_cost = log, largest_cost
+    def __init__(self, log: MetricsLog, problem: Problem, largest_cost: float) -> None:
+        self.log, self.problem, self.largest_cost = log, problem, largest_cost
         self.points: list[Any] = []
 
     def __call__(self, trial: FrozenTrial) -> None:
         from binas.evolve.pareto import hypervolume
+        from binas.evolve.report import latency_of
         from binas.evolve.worker import generation_of, is_feasible, point_of
 
         point = point_of(trial)
@@ -209,6 +228,7 @@ class _Log:
             accuracy=point.accuracy,
             ops=point.cost,
             bits=trial.user_attrs.get("bits"),
+            **latency_of(trial, self.problem),
             feasible=is_feasible(trial),
             best_accuracy=max((p.accuracy for p in self.points), default=None),
             hypervolume=hypervolume(self.points, self.largest_cost),
@@ -222,7 +242,8 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def _topology(recipe: Recipe, genotype: Genotype | None) -> Variant:
+def topology_of(recipe: Recipe, genotype: Genotype | None) -> Variant:
+    """What is evolved: the genotype, or the network that the recipe names."""
     if genotype is not None and recipe.model is not None:
         raise UserError(f"evolve: --genotype and model: {recipe.model.name} are two networks; leave one out")
     found = genotype or recipe.model
@@ -234,7 +255,8 @@ def _topology(recipe: Recipe, genotype: Genotype | None) -> Variant:
     return found
 
 
-def _genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> Genotype:
+def read_known_genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> Genotype:
+    """A genotype by file or shipped name, whose plug-ins are loaded."""
     path = find_file(file, "genotypes")
     genotype = read_genotype(path, OPS)
     require_plugins(genotype.plugins, plugins, str(path))

@@ -89,6 +89,9 @@ def load_recipe(config: str | None, overrides: Mapping[str, Any], start: Any = N
         source, data = str(path), read_mapping(path)
         if isinstance(data.get("plugins"), list):
             data["plugins"] = [_beside(path, file) for file in data["plugins"]]
+        evolve = data.get("evolve")
+        if isinstance(evolve, dict) and isinstance(evolve.get("latency_table"), str):
+            data["evolve"] = {**evolve, "latency_table": _beside(path, evolve["latency_table"])}
     # a whole section comes before what changes in it, however they stand on the command line
     for key, value in sorted(overrides.items(), key=lambda override: override[0].count(".")):
         data = with_override(_filled(data, key, source), key, value)
@@ -117,6 +120,6 @@ def _at(value: Any, parts: list[str]) -> Any:
 
 
 def _beside(config: Path, file: Any) -> Any:
-    # a config's own plug-ins lie beside it, wherever it is used from
+    # a config's own files lie beside it, wherever it is used from
     found = config.parent / str(file)
     return str(found) if found.is_file() else file

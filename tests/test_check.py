@@ -147,6 +147,32 @@ def test_a_layer_that_a_rule_keeps_real_is_told_as_such() -> None:
     assert not any(report.name.startswith("cells.0.preprocess") for report in reports)
 
 
+def test_a_half_that_a_rule_keeps_real_is_told_as_such() -> None:
+    binarization = Binarization(activation=BinarizerSpec(name="dorefa"), weight=BinarizerSpec(name="bwn"))
+    rules = (
+        LayerRule(match="cells.0", precision="real_weights", binarization=binarization),
+        LayerRule(match="cells.1", precision="real_activations", binarization=binarization),
+    )
+    torch.manual_seed(0)
+    net = Network(
+        random_genotype(SPACE, random.Random(5)), 1, 3, binarizations=(Binarization(),), layers=(rules,)
+    )
+    real = {name: why for name, _, _, why in real_layers(net)}
+    verdicts = {"cells.0": "real × 4 levels", "cells.1": "2 × real levels"}
+    reports = check_network(net, IMAGES)
+    for report in reports:
+        cell = report.name[:7]
+        assert report.is_as_declared and report.verdict() == verdicts.get(cell, "binary"), report
+        assert report.is_binary == (cell not in verdicts)
+        assert ("precision: real_weights" in real.get(report.name, "")) == (cell == "cells.0")
+        assert not (cell == "cells.1" and report.pads_with_zero)
+    assert {report.name[:7] for report in reports} > set(verdicts)
+    # the other half is still held against its levels
+    set_precision(net, binarize_activations=False)
+    seen = {report.name[:7]: report.is_as_declared for report in check_network(net, IMAGES)}
+    assert seen["cells.1"] and not seen["cells.0"]
+
+
 @pytest.mark.parametrize("activations", [False, True])
 def test_raw_weights_or_activations_are_seen(activations: bool) -> None:
     net = network()
@@ -175,7 +201,7 @@ def test_the_command(done: Path, binas: Runner) -> None:
     status, output, _ = binas("check", "runs/tiny_retrain/checkpoint.pt")
     assert status == 0
     assert "NOT BINARY" not in output and "{-1, +1} and 0 from padding" in output
-    assert "real-valued, outside the binary convolutions" in output and "classifier (Linear" in output
+    assert "real-valued parameters:" in output and "classifier (Linear" in output
     assert "stage 'fully_binary': binary activations, binary weights" in output
 
 

@@ -41,9 +41,11 @@ def test_shown_operators_are_some(text: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_evolve_what_their_name_says(name: str) -> None:
     recipe = load_recipe(name, {})
-    assert recipe.evolve.search == ("groups" if "groups" in name else "width")
+    search = next((search for search in ("groups", "joint") if search in name), "width")
+    assert recipe.evolve.search == search
     assert recipe.evolve.evaluations % recipe.evolve.population == 0
-    assert recipe.evolve.evaluation == ("shared" if "mobilenet" in name or "resnet" in name else "short")
+    parts = {"joint": "predicted", "groups": "shared"}
+    assert recipe.evolve.evaluation == parts.get(search, "shared" if "resnet" in name else "short")
 
 
 def test_keys_that_the_page_names_exist() -> None:

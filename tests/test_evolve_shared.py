@@ -17,8 +17,10 @@ from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
-from binas.evolve.problem import Problem, Variant, box, limit_of, open_problem, profile_of
-from binas.evolve.shared import SharedNetwork, conv_part, part_of
+from binas.evolve.opening import open_problem
+from binas.evolve.part import conv_part, part_of
+from binas.evolve.problem import Problem, Variant, box, limit_of, profile_of
+from binas.evolve.shared import SharedNetwork
 from binas.models import ModelChoice
 from binas.ops import OPS
 from binas.train.stage import StageConfig
@@ -171,10 +173,10 @@ def test_training_the_shared_network_helps_its_parts_and_goes_on_where_it_was(
     # stopped after an epoch and trained on: what an interrupted process leaves is the file of that epoch
     real_epoch = SharedNetwork._epoch
 
-    def stopping(self: SharedNetwork, epoch: int, optimizer: Any) -> None:
-        if epoch == 2:
+    def stopping(self: SharedNetwork, position: int, *rest: Any) -> None:
+        if position == 2:
             raise KeyboardInterrupt
-        real_epoch(self, epoch, optimizer)
+        real_epoch(self, position, *rest)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(SharedNetwork, "_epoch", stopping)

@@ -87,6 +87,8 @@ def test_the_last_rule_that_fits_decides(rules: list[dict[str, Any]], expected: 
         ({"match": "a"}, "give either binarization, or precision: real"),
         ({"match": "a", "precision": "real", "binarization": TERNARY}, "give either"),
         ({"match": "a", "precision": "half"}, "precision"),
+        ({"match": "a", "precision": "real_weights"}, "how activations are quantized"),
+        ({"match": "a", "precision": "real_activations"}, "how weights are quantized"),
     ],
 )
 def test_a_rule_that_says_too_little_or_too_much(keys: dict[str, Any], told: str) -> None:
@@ -232,6 +234,113 @@ def test_profile_counts_each_layer_as_its_rule_says(switches: tuple[bool, bool])
             assert layer.bits == 2 * layer.binary_parameters
         else:
             assert layer == before[name]
+
+
+HALVES = (
+    rule(
+        match="cells.0.preprocess", precision="real_weights",
+        binarization={"activation": {"name": "dorefa", "bits": 2}},
+    ),
+    rule(
+        match="cells.2.edges", precision="real_activations",
+        binarization={"weight": {"name": "dorefa", "bits": 4}},
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("real_activation", ["none", "relu"])
+@pytest.mark.parametrize("switches", [(True, True), (True, False), (False, True), (False, False)])
+def test_one_half_stays_real_and_the_other_follows_the_stage(
+    switches: tuple[bool, bool], real_activation: Any
+) -> None:
+    torch.manual_seed(0)
+    network = Network(genotype(), 1, 3, binarizations=(Binarization(),), layers=(HALVES,)).eval()
+    set_precision(network, *switches, real_activation=real_activation)
+    seen = set()
+    for path, layer in layers_of(network).items():
+        weights = path.startswith("cells.0.preprocess")
+        activations = path.startswith("cells.2.edges")
+        assert layer.binarize_activations is (switches[0] and not activations), path
+        assert layer.binarize_weights is (switches[1] and not weights), path
+        assert not layer.keeps_real
+        if not (weights or activations):
+            continue
+        x = 3 * torch.randn(2, layer.in_channels, 6, 6)
+        read = x.relu() if real_activation == "relu" and not activations else x
+        if layer.binarize_activations:
+            read = (3 * x.clamp(0, 1)).round() / 3
+        kernel = layer.weight.detach()
+        if layer.binarize_weights:
+            squashed = kernel.tanh() / (2 * kernel.tanh().abs().max()) + 0.5
+            kernel = 2 * (15 * squashed).round() / 15 - 1
+        expected = torch.nn.functional.conv2d(
+            read, kernel, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+        assert torch.allclose(layer(x), expected, atol=1e-5), path
+        seen.add((weights, activations))
+    assert seen == {(True, False), (False, True)}
+
+
+def test_a_stage_without_these_rules_binarizes_both_halves() -> None:
+    network = Network(
+        genotype(), 1, 3, binarizations=(Binarization(),) * 2, layers=(HALVES, ())
+    )  # fmt: skip
+    assert not all(layer.binarize_weights for layer in layers_of(network).values())
+    set_precision(network, binarization=Binarization())
+    for layer in layers_of(network).values():
+        assert layer.binarize_weights and layer.binarize_activations
+        assert not (layer.keeps_real_weights or layer.keeps_real_activations)
+    set_precision(network, binarization=Binarization(), layers=HALVES)
+    assert {layer.keeps_real_weights for layer in layers_of(network).values()} == {True, False}
+
+
+def test_profile_counts_a_real_half() -> None:
+    plain = profile_genotype(genotype(), 1, (8, 8), 3)
+    ruled = profile_genotype(genotype(), 1, (8, 8), 3, layers=HALVES)
+    before = {layer.name: layer for layer in plain.layers if layer.kind == "convolution"}
+    seen = 0
+    for layer in (layer for layer in ruled.layers if layer.kind == "convolution"):
+        macs = before[layer.name].bops
+        if layer.name.startswith("cells.0.preprocess"):
+            found = (layer.bops, layer.flops, layer.input_bits, layer.weight_bits)
+            assert found == (0, macs, 2, 32) and layer.binary_parameters == 0
+            assert layer.bits == 32 * before[layer.name].parameters
+            assert "precision: real_weights" in layer.reason
+            seen += 1
+        elif layer.name.startswith("cells.2.edges"):
+            found = (layer.bops, layer.flops, layer.input_bits, layer.weight_bits)
+            assert found == (0, macs, 32, 4) and layer.real_parameters == 0 and layer.reason == ""
+            assert layer.bits == 4 * before[layer.name].parameters
+            seen += 1
+        else:
+            assert layer == before[layer.name]
+    assert seen > 3 and ruled.parameters == plain.parameters
+
+
+def test_procedures_leave_a_real_half_alone() -> None:
+    inq = Binarization(weight=BinarizerSpec(name="inq"))
+    rules = (
+        rule(match="cells.0", precision="real_weights", binarization=inq.model_dump()),
+        rule(match="cells.1", precision="real_activations", binarization=inq.model_dump()),
+        rule(match="cells.2", precision="real"),
+    )
+    keys = {"name": "s", "binarization": inq, "layers": rules}
+    network = Network(genotype(), 1, 3, binarizations=(inq,), layers=(rules,))
+    portions = StageConfig.model_validate({**keys, "portions": {}})
+    portions.apply(network)
+    portions.begin_epoch(network, 1)
+    layers = layers_of(network)
+    for path, layer in layers.items():
+        share = 0.75 if path.startswith("cells.1") else None
+        assert getattr(layer.weight_binarizer, "asked", None) == share, path
+    layerwise = StageConfig.model_validate({**keys, "layerwise": {"order": "inverse_depth"}})
+    turns = [path for path in layers if not path.startswith("cells.2")][::-1]
+    for epoch in (0, 2, 99):
+        assert layerwise.begin_epoch(network, epoch) == {"binary_layers": min(epoch + 1, len(turns))}
+        for path, layer in layers.items():
+            has_come = path in turns[: epoch + 1]
+            assert layer.binarize_activations is (has_come and path.startswith("cells.0")), path
+            assert layer.binarize_weights is (has_come and path.startswith("cells.1")), path
 
 
 def test_a_search_with_rules_goes_to_a_checked_network(

@@ -149,6 +149,18 @@ def test_layers_that_a_rule_keeps_real_are_left_out() -> None:
     assert kept and not names & kept and len(names) > 1
 
 
+def test_the_half_that_a_rule_keeps_real_is_left_out() -> None:
+    made = structure()
+    rule = LayerRule(match="*1*", binarization=Binarization(), precision="real_weights")
+    stage = made.stage.model_copy(update={"layers": (rule,)})
+    network = made.model_copy(update={"stage": stage, "layers": (stage.layers,)}).build_network()
+    data = open_data(made.data)
+    batches = Batches(data.retrain(0.5)[1], 64, torch.device("cpu"), data.mean, data.std)
+    kept = {name for name, m in network.named_modules() if getattr(m, "keeps_real_weights", False)}
+    rows = [row for row in measure(network, made, batches, batches) if row.layer in kept]
+    assert kept == {row.layer for row in rows} and {row.binarized for row in rows} == {"activations"}
+
+
 def test_a_recipe_is_trained_once_then_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ def test_a_binary_stage_ignores_it_and_a_layer_kept_real_has_none() -> None:
     network = nn.Sequential(BinaryConv2d(4, 4, 3), BinaryConv2d(4, 4, 3))
     kept = network[1]
     assert isinstance(kept, BinaryConv2d)
-    kept.keeps_real = True
+    kept.keeps_real_activations = kept.keeps_real_weights = True
     x = torch.randn(1, 4, 6, 6)
     set_precision(network)
     binary = network[0](x)

@@ -100,7 +100,7 @@ def test_every_variant_builds_and_runs(planned: Any) -> None:
     changed = ModelChoice.model_validate(
         {**choice.model_dump(), **({"hidden": [8]} if choice.name == "mlp" else {})}
     )
-    stages = [stage.completed(choice.model) for stage in planned.recipe.retrain.stages]
+    stages = [stage.completed(choice) for stage in planned.recipe.retrain.stages]
     task = Task(1, (8, 8), 4, tuple(stage.binarization for stage in stages))
     network = build_model(changed, task)
     for stage in stages:

@@ -1,7 +1,8 @@
 """Each evolution against its random control at equal evaluations: hypervolume over seeds, a table, a figure.
 
 Every run is the real `binas evolve`. A finished one is a row in a JSON-lines file and is not run again; one
-that was stopped goes on by `--resume`. Table and figure are written anew after each run.
+that was stopped goes on by `--resume`. Table and figure are written anew after each run. Of a seed, evolution
+and control share one network, and one predictor's samples.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from binas.run.progress import say
 CHECKOUT = Path(__file__).resolve().parent.parent
 STRATEGIES = ("evolution", "random")
 COLORS = {"evolution": "#0072b2", "random": "#999999"}
+PREDICTED = {"evolve.evaluations": 400, "evolve.population": 40}
+"""A prediction costs nothing: more of them, after 100 short trainings for its samples."""
 SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "widths of VGG-small": ("evolve_digits", {}),
     "widths of ResNet-18, slices": (
@@ -51,6 +54,8 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
             "evolve.shared.batch_size": 32,
         },
     ),
+    "joint policies, tuned parts": ("evolve_joint_digits", {"evolve.evaluation": "tuned"}),
+    "joint policies, predicted": ("evolve_joint_digits", PREDICTED),
 }
 """For each search a shipped recipe, and what makes it fit two cores."""
 
@@ -58,10 +63,8 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 def main() -> int:
     """Runs what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/evolution_benchmark"), help="run folders, rows"
-    )
-    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/evolution_<machine>.md")
+    parser.add_argument("--runs", type=Path, default=Path("runs/evolution_benchmark"), help="run folders")
+    parser.add_argument("--out", type=Path, default=None, help="the table; rows lie beside it")
     parser.add_argument("--machine", default=machine_name(), help="short word for this machine")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--evaluations", type=int, default=48)
@@ -69,7 +72,7 @@ def main() -> int:
     parser.add_argument("--table-only", action="store_true", help="write the table from the rows there are")
     options = parser.parse_args()
     out = options.out or CHECKOUT / "benchmarks" / f"evolution_{options.machine}.md"
-    rows = Rows(options.runs / "rows.jsonl")
+    rows = Rows(out.with_suffix(".jsonl"))
     for search in options.searches if not options.table_only else ():
         for seed in options.seeds:
             for strategy in STRATEGIES:
@@ -82,8 +85,8 @@ def main() -> int:
 def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, rows: Rows) -> None:
     config, changes = SEARCHES[search]
     changes = {
-        **changes, "evolve.strategy": strategy, "evolve.evaluations": options.evaluations,
-        "evolve.population": 8, "seed": seed, "num_threads": 1, "tensorboard": False,
+        "evolve.evaluations": options.evaluations, "evolve.population": 8, **changes,
+        "evolve.strategy": strategy, "seed": seed, "num_threads": 1, "tensorboard": False,
     }  # fmt: skip
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
     key = f"{search}, {strategy}, seed {seed}"
@@ -94,11 +97,13 @@ def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, row
     folder = options.runs / name
     say(f"{key}: {folder}")
     start = time.perf_counter()
-    command = ["evolve", config, "--name", name, "--runs", str(options.runs), *words]
+    options.runs.mkdir(parents=True, exist_ok=True)
+    shared = (options.runs / f"{config}_{seed}").resolve()
+    files = ("--evolve.shared.checkpoint", f"{shared}.pt", "--evolve.predictor.samples", f"{shared}.jsonl")
+    command = ["evolve", config, "--name", name, "--runs", str(options.runs), *words, *files]
     if (folder / "config.yaml").is_file():
         command = ["evolve", "--resume", str(folder)]
     log = options.runs / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         subprocess.run(
             [sys.executable, "-m", "binas", *command], check=True, stdout=file, stderr=subprocess.STDOUT,
@@ -107,6 +112,8 @@ def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, row
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     kept = ("hypervolume", "hypervolume_box", "evaluations", "front", "references", "generations")
     found = {name: document[name] for name in kept}
+    if (folder / "predictor.json").is_file():
+        found["predictor"] = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
     rows.add(key, hashed, {
         "search": search, "strategy": strategy, "seed": seed, **found,
         "seconds": round(time.perf_counter() - start, 1),
@@ -136,7 +143,7 @@ def write_table(rows: Rows, out: Path) -> None:
         }
         for strategy, some in by.items():
             if some:
-                best = [max((r["accuracy"] for r in row["front"]), default=0.0) for row in some]
+                best = [best_measured(row["front"]) for row in some]
                 lines.append(
                     (
                         search, strategy, some[-1]["evaluations"],
@@ -151,12 +158,48 @@ def write_table(rows: Rows, out: Path) -> None:
         " of the costliest network to full accuracy for nothing; mean ± standard deviation (number of seeds)."
         " A seed changes everything that is drawn. The control draws as many genomes at random under the same"
         " rules: none twice. Accuracy is that of the short training, or of the part of a shared network, on"
-        " search-validation images: no result of a network that is trained to its end.\n\n"
+        " search-validation images: no result of a network that is trained to its end. The hypervolume of the"
+        " predicted search is that of predictions; its best accuracy is measured, on the four most accurate"
+        " members of its front. Uniform networks (×1, ×2, the same groups, one precision) are stars.\n\n"
         f"Command: `python tools/evolution_benchmark.py`. {machine_words()}.\n\n"
         f"![Fronts; stars: uniform networks]({out.with_suffix('.png').name})\n\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, f"{text}{markdown_table(columns, lines)}\n")
+    write_atomic(out, f"{text}{markdown_table(columns, lines)}\n{predictor_words(found)}")
+
+
+def best_measured(front: Sequence[Mapping[str, Any]]) -> float:
+    """The best accuracy on a front; of a predicted one, the best of those that were measured."""
+    measured = [row["measured_accuracy"] for row in front if "measured_accuracy" in row]
+    return max(measured or [row["accuracy"] for row in front], default=0.0)
+
+
+def predictor_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of the predictor's rank correlation by samples, with and without transfer."""
+    reports = [row["predictor"] for row in rows if "predictor" in row and row["strategy"] == "evolution"]
+    if not reports:
+        return ""
+    found: dict[tuple[int, bool], list[Mapping[str, Any]]] = {}
+    for report in reports:
+        for row in report["rank_correlation"]:
+            found.setdefault((row["samples"], row["transferred"]), []).append(row)
+    lines = []
+    for count in sorted({count for count, _ in found}):
+        cells = [
+            mean_std([row[name]["mean"] for row in found.get((count, is_transferred), [])], 3, 1.0)
+            for name in ("spearman", "kendall")
+            for is_transferred in (True, False)
+        ]
+        lines.append((count, *cells))
+    columns = ("quantized samples", "Spearman, transfer", "without", "Kendall, transfer", "without")
+    first = reports[0]
+    return (
+        "\n## The predictor\n\n"
+        f"Rank correlation of predicted with measured accuracy on {first['held_out']} held-out quantized"
+        f" candidates, with transfer from {first['real_samples']} real-valued ones and without; mean ±"
+        " standard deviation over seeds (their number), each a mean over draws of the samples.\n\n"
+        f"{markdown_table(columns, lines)}\n"
+    )
 
 
 def write_figure(rows: Sequence[Mapping[str, Any]], searches: Sequence[str], path: Path) -> None:

@@ -128,13 +128,21 @@ def measure(
 ) -> list[Sensitivity]:  # fmt: skip
     """The sensitivity of every binary convolution, after that of the real-valued network.
 
+    Parts of layers that a rule keeps real are left out.
+
     Args:
         training: images on which batch-norm statistics are estimated anew.
         validation: images on which loss and accuracy are measured.
     """
     set_precision(network, binarize_activations=False, binarize_weights=False)
-    layers = [(name, conv) for name, conv in binary_convolutions(network) if not conv.keeps_real]
-    if not layers:
+    wanted = [
+        (name, conv, part)
+        for name, conv in binary_convolutions(network)
+        for part in parts
+        if not (PARTS[part][0] and conv.keeps_real_activations)
+        and not (PARTS[part][1] and conv.keeps_real_weights)
+    ]
+    if not wanted:
         raise UserError("the network has no binary convolution (model.real: false gives them)")
 
     def figures(layer: str, binarized: str) -> Sensitivity:
@@ -146,10 +154,9 @@ def measure(
         )
 
     rows = [figures("none", "nothing")]
-    for name, conv in layers:
-        for part in parts:
-            with only_this_binary(conv, *PARTS[part]):
-                rows.append(figures(name, part))
+    for name, conv, part in wanted:
+        with only_this_binary(conv, *PARTS[part]):
+            rows.append(figures(name, part))
     return rows
 
 

@@ -62,8 +62,10 @@ class BinaryConv2d(nn.Module):
         self.binarize_activations = True
         self.binarize_weights = True
         self.real_activation: RealActivation = "none"
-        self.keeps_real = False
-        """Whether a rule keeps this layer real-valued in every stage; `set_precision` heeds it."""
+        self.keeps_real_activations = False
+        """Whether a rule keeps its input real-valued whatever the stage says; `set_precision` heeds it."""
+        self.keeps_real_weights = False
+        """The same of its weights."""
         self.own(binarizations)
 
     def own(self, binarizations: Sequence[Binarization]) -> None:
@@ -117,6 +119,18 @@ class BinaryConv2d(nn.Module):
         ):
             for binarizer in modules.values():
                 binarizer.requires_grad_(binarizer is active)
+
+    @property
+    def keeps_real(self) -> bool:
+        """Whether a rule keeps both its input and its weights real-valued."""
+        return self.keeps_real_activations and self.keeps_real_weights
+
+    @property
+    def why_real(self) -> str:
+        """Why its weights are real-valued; empty where they are not, or where the stage says so."""
+        if not self.keeps_real_weights:
+            return ""
+        return f"a rule for layers says precision: {'real' if self.keeps_real else 'real_weights'}"
 
     @property
     def active_activation(self) -> str:

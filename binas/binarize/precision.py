@@ -33,15 +33,15 @@ def set_precision(
     Args:
         binarization: which of the owned binarizations becomes active; None leaves it.
         layers: rules that except some layers from it.
-        real_activation: what the input passes through where it is not binarized, but for layers that rules
-            keep real.
+        real_activation: what the input passes through where it is not binarized, but for layers whose
+            activations rules keep real.
     """
     if binarization is not None:
         use_by_rules(model, (binarization, layers))
     for _, module in binary_convolutions(model):
-        module.binarize_activations = binarize_activations and not module.keeps_real
-        module.binarize_weights = binarize_weights and not module.keeps_real
-        module.real_activation = "none" if module.keeps_real else real_activation
+        module.binarize_activations = binarize_activations and not module.keeps_real_activations
+        module.binarize_weights = binarize_weights and not module.keeps_real_weights
+        module.real_activation = "none" if module.keeps_real_activations else real_activation
 
 
 def set_progress(model: nn.Module, progress: float) -> None:

@@ -1,6 +1,7 @@
 """Which layer is binarized how: rules by path or type, the last one that matches a layer decides.
 
-A layer is binary because of its type; rules only choose among binarizations, or keep it real-valued.
+A layer is binary because of its type; rules only choose among binarizations, or keep it, its weights or its
+activations real-valued.
 """
 
 from __future__ import annotations
@@ -28,16 +29,32 @@ class LayerRule(Config):
     """Name of an operation (binary_conv_5x5), or the class of the layer or of what holds it (Preprocess)."""
     binarization: Binarization | None = None
     """Estimators of these layers; pad_value too."""
-    precision: Literal["binary", "real"] = "binary"
-    """real: these layers stay real-valued whatever the stage says."""
+    precision: Literal["binary", "real", "real_weights", "real_activations"] = "binary"
+    """real: these layers, their weights or their activations stay real-valued whatever the stage says."""
 
     @model_validator(mode="after")
     def _complete(self) -> LayerRule:
         if (self.match is None) == (self.type is None):
             raise ValueError("give exactly one of match (a path) and type (an operation or class)")
-        if (self.binarization is None) == (self.precision == "binary"):
+        if self.keeps_real_activations != self.keeps_real_weights:
+            if self.binarization is None:
+                half = "activations" if self.keeps_real_weights else "weights"
+                raise ValueError(
+                    f"precision: {self.precision} needs a binarization, which says how {half} are quantized"
+                )
+        elif (self.binarization is None) == (self.precision == "binary"):
             raise ValueError("give either binarization, or precision: real")
         return self
+
+    @property
+    def keeps_real_activations(self) -> bool:
+        """Whether activations of its layers stay real-valued."""
+        return self.precision in ("real", "real_activations")
+
+    @property
+    def keeps_real_weights(self) -> bool:
+        """Whether weights of its layers stay real-valued."""
+        return self.precision in ("real", "real_weights")
 
     def words(self) -> str:
         """What it looks for."""
@@ -124,8 +141,9 @@ def own_by_rules(model: nn.Module, choices: Sequence[Choice], may_be_absent: Col
         chosen = [(binarization, rule_for(names, rules)) for binarization, rules in choices]
         if any(rule is not None for _, rule in chosen):
             layer.own([binarization_by(rule, binarization) for binarization, rule in chosen])
-            layer.keeps_real = is_real(chosen[0][1])
-            layer.binarize_activations = layer.binarize_weights = not layer.keeps_real
+            _keep_real(layer, chosen[0][1])
+            layer.binarize_activations = not layer.keeps_real_activations
+            layer.binarize_weights = not layer.keeps_real_weights
 
 
 def use_by_rules(model: nn.Module, choice: Choice) -> None:
@@ -134,7 +152,7 @@ def use_by_rules(model: nn.Module, choice: Choice) -> None:
     for names, layer in layer_names(model):
         rule = rule_for(names, rules)
         layer.use(binarization_by(rule, binarization))
-        layer.keeps_real = is_real(rule)
+        _keep_real(layer, rule)
 
 
 def binarization_by(rule: LayerRule | None, otherwise: Binarization) -> Binarization:
@@ -142,6 +160,6 @@ def binarization_by(rule: LayerRule | None, otherwise: Binarization) -> Binariza
     return otherwise if rule is None or rule.binarization is None else rule.binarization
 
 
-def is_real(rule: LayerRule | None) -> bool:
-    """Whether a rule keeps its layers real-valued."""
-    return rule is not None and rule.precision == "real"
+def _keep_real(layer: BinaryConv2d, rule: LayerRule | None) -> None:
+    layer.keeps_real_activations = rule is not None and rule.keeps_real_activations
+    layer.keeps_real_weights = rule is not None and rule.keeps_real_weights

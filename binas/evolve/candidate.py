@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from binas.data.batches import Batches
 from binas.data.opening import Data
 from binas.errors import UserError
 from binas.evolve.genome import Genome
-from binas.evolve.problem import Problem
+from binas.evolve.problem import Problem, completed
 from binas.run.seeds import derive_seed, seed_everything
 from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
 from binas.train.stage import RetrainConfig, StageConfig
@@ -43,20 +44,25 @@ class ShortTraining:
         data: the images.
         seed: of weights, order and augmentation.
         device: where to train.
+        start: gives a genome's network its first weights; None: fresh ones.
     """
 
     def __init__(
-        self, problem: Problem, config: RetrainConfig, data: Data, seed: int, device: torch.device
-    ) -> None:
+        self, problem: Problem, config: RetrainConfig, data: Data, seed: int, device: torch.device,
+        start: Callable[[Genome, nn.Module], None] | None = None,
+    ) -> None:  # fmt: skip
         self.problem, self.config, self.seed, self.device = problem, config, seed, device
+        self.start = start
         self.train = training_batches(data, config.batch_size, device, config)
         self.validation = validation_batches(data, device)
 
     def __call__(self, genome: Genome, number: int) -> Judgement:
         """The accuracy of a genome's network; 0 where its training does not converge to numbers."""
-        stages = self.problem.stages
+        stages = completed(self.problem.variant(genome), self.problem.stages)
         seed_everything(self.seed, "candidate weights", number)
         network = self.problem.structure(genome, stages).build_network().to(self.device)
+        if self.start is not None:
+            self.start(genome, network)
         try:
             for stage in stages:
                 self._stage(network, stage, number)

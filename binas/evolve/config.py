@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from binas.config import Config, merged
+from binas.models.mobilenet_v2 import Bits
 from binas.train.optimizer import OptimizerConfig
 from binas.train.stage import RetrainConfig, StageConfig
 
@@ -80,11 +82,70 @@ class GroupConfig(Config):
         return value
 
 
+class JointConfig(Config):
+    """A search of architecture, channel pruning and bits at once, on a network with an option `stages`.
+
+    Reference: Wang et al., APQ, arXiv:2006.08509, and its released code, whose candidates of depth and
+        kernel these are. Deviation: there, width and pruning are one gene, in steps of eight channels.
+    """
+
+    depths: tuple[int, ...] = (2, 3, 4)
+    """Blocks of a stage, up to as many as the network's own stage has."""
+    kernels: tuple[Literal[3, 5, 7], ...] = (3, 5, 7)
+    """Sizes of a block's depthwise convolution."""
+    expansions: tuple[float, ...] = (4, 6)
+    """Widths: middle channels of a block as a multiple of its input."""
+    kept: tuple[float, ...] = (0.5, 0.75, 1.0)
+    """Part of these channels that pruning leaves, the most important ones."""
+    bits: tuple[Bits, ...] = (1, 2, 4, 8, "real")
+    """Of weights and of activations, of a block's 1×1 convolutions and of its depthwise one."""
+
+    @field_validator("depths", "kernels", "expansions", "kept", "bits")
+    @classmethod
+    def _ascending(cls, value: tuple[Bits, ...]) -> tuple[Bits, ...]:
+        numbers = [math.inf if one == "real" else float(one) for one in value]
+        if not numbers or numbers[0] <= 0 or numbers != sorted(set(numbers)):
+            raise ValueError("choices above 0 are needed, ascending, each once")
+        return value
+
+    @field_validator("expansions")
+    @classmethod
+    def _expanded(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[0] <= 1:
+            raise ValueError("widths are above 1: a block that does not expand is no part of one that does")
+        return value
+
+    @field_validator("kept")
+    @classmethod
+    def _a_part(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value[-1] > 1:
+            raise ValueError("a part of the channels is at most 1")
+        return value
+
+
+class SharedPhase(Config):
+    """A part of the shared network's training in which some kinds of genes vary."""
+
+    name: str
+    """What it does."""
+    varies: tuple[str, ...] = ()
+    """Genes that are drawn at each step, by the first word of their names, e.g. kernel; the others have
+    their costliest choice. None: the largest network is trained, which then teaches the phases to come."""
+    epochs: int = Field(ge=1)
+    """Passes over the training images."""
+    learning_rate: float = Field(1.0, gt=0)
+    """Multiplies that of the stage."""
+    distillation: float = Field(1.0, ge=0)
+    """Weight of the divergence from the largest network's outputs, beside the labels' loss."""
+
+
 class SharedConfig(Config):
     """The network that all candidates are parts of: each step trains one that is drawn at random."""
 
     stage: StageConfig = StageConfig(name="shared", epochs=20, optimizer=OptimizerConfig(learning_rate=3e-3))
     """How it is trained."""
+    phases: tuple[SharedPhase, ...] = ()
+    """Which genes vary when, in place of the stage's epochs; none: all genes, all the time."""
     batch_size: int = Field(64, ge=1)
     """Images in a step."""
     calibration_batches: int = Field(8, ge=1)
@@ -98,10 +159,42 @@ class SharedConfig(Config):
         return _changed_default(cls, value, info)
 
 
+class PredictorConfig(Config):
+    """The network that predicts a candidate's accuracy from its genome.
+
+    It learns from candidates in the shared network's own precision, which cost an evaluation each, and is
+    then transferred to quantized ones, which cost a short training each (`evolve.training`).
+
+    Reference: Wang et al., APQ, arXiv:2006.08509, and its released code (three layers of 400, 80 % for
+        training).
+    """
+
+    real_samples: int = Field(400, ge=0)
+    """Candidates that are evaluated without quantization; 0: no transfer."""
+    quantized_samples: int = Field(100, ge=10)
+    """Candidates that are trained for a short time and evaluated."""
+    hidden: tuple[int, ...] = Field((400, 400, 400), min_length=1)
+    """Units of its layers."""
+    epochs: int = Field(150, ge=1)
+    """Passes over the samples, once for each kind."""
+    batch_size: int = Field(32, ge=1)
+    """Samples in a step."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Of Adam."""
+    held_out: float = Field(0.2, gt=0, lt=1)
+    """Part of the quantized samples that its rank correlation is measured on."""
+    repeats: int = Field(5, ge=1)
+    """Draws of so many training samples, for mean and standard deviation of the correlation."""
+    samples: Path | None = None
+    """Where they are kept, for workers that share a disk; null: in the run folder."""
+    measured: int = Field(4, ge=0)
+    """Members of the front, the most accurate first, that are trained for a short time in the end."""
+
+
 class EvolveConfig(Config):
     """How a fixed topology is evolved; run by `binas evolve`."""
 
-    search: Literal["width", "groups"] = "width"
+    search: Literal["width", "groups", "joint"] = "width"
     """What is varied."""
     strategy: Literal["evolution", "random"] = "evolution"
     """random: the control: as many genomes, drawn at random under the same limits."""
@@ -114,15 +207,22 @@ class EvolveConfig(Config):
     """Limit on OPs (FLOPs + BOPs/64); what exceeds it is never trained; null: none."""
     max_bits: float | None = Field(None, gt=0)
     """Limit on the bits of all parameters; null: none."""
+    max_latency: float | None = Field(None, gt=0)
+    """Limit on the latency of one image in milliseconds, by `latency_table`; null: none."""
+    latency_table: Path | None = None
+    """A file of the times of single layers on a device: latencies are told, and may be limited."""
     references: bool = True
     """Whether uniform networks (×1 and ×2, or the same groups) are evaluated too, after all others."""
-    evaluation: Literal["short", "shared"] = "short"
-    """short: each candidate is trained for a short time; shared: it is a part of one trained network."""
+    evaluation: Literal["short", "shared", "tuned", "predicted"] = "short"
+    """short: each candidate is trained for a short time; shared: it is a part of one trained network; tuned:
+    that part is trained for a short time; predicted: a network that has seen such parts says its accuracy."""
     training: RetrainConfig = RetrainConfig(
         stages=(StageConfig(name="fully_binary", epochs=3, optimizer=OptimizerConfig(learning_rate=3e-3)),)
     )
     """The short training of a candidate, on the train split; its network is that of `retrain.network`."""
     shared: SharedConfig = SharedConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    joint: JointConfig = JointConfig()
     width: WidthConfig = WidthConfig()
     groups: GroupConfig = GroupConfig()
     lease_seconds: float = Field(60.0, gt=0)
@@ -156,6 +256,18 @@ class EvolveConfig(Config):
         if value.stage.optimizer.name == "bop":
             raise ValueError("stage.optimizer: bop flips whole layers; name another one")
         return value
+
+    @model_validator(mode="after")
+    def _prediction_has_bits(self) -> EvolveConfig:
+        if self.evaluation == "predicted" and self.search != "joint":
+            raise ValueError("evaluation: predicted: is for search: joint; take short, shared or tuned")
+        return self
+
+    @model_validator(mode="after")
+    def _a_limit_has_its_table(self) -> EvolveConfig:
+        if self.max_latency is not None and self.latency_table is None:
+            raise ValueError("max_latency: needs latency_table, the file that says what layers take")
+        return self
 
     @model_validator(mode="after")
     def _a_generation_fits(self) -> EvolveConfig:

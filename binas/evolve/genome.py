@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,15 @@ class Gene:
 
 @dataclass(frozen=True)
 class GenomeSpace:
-    """All genomes over these genes."""
+    """All genomes over these genes.
+
+    Args:
+        genes: in the order of the genome.
+        canonical: of the genomes that stand for one network, the one that is written.
+    """
 
     genes: tuple[Gene, ...]
+    canonical: Callable[[Genome], Genome] = lambda genome: genome
 
     @property
     def size(self) -> int:
@@ -53,14 +59,19 @@ class GenomeSpace:
         return dict(zip((gene.name for gene in self.genes), self.values(genome), strict=True))
 
     def random(self, generator: random.Random) -> Genome:
-        """A genome drawn uniformly."""
-        return tuple(generator.randrange(len(gene.choices)) for gene in self.genes)
+        """A genome, each gene drawn uniformly."""
+        return self.canonical(tuple(generator.randrange(len(gene.choices)) for gene in self.genes))
 
     def uniform(self, choice: Choice) -> Genome | None:
         """The genome with that choice everywhere, where every gene has it."""
         if not all(choice in gene.choices for gene in self.genes):
             return None
         return tuple(gene.choices.index(choice) for gene in self.genes)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """For each gene the first word of its name: what it decides."""
+        return tuple(gene.name.partition(".")[0] for gene in self.genes)
 
     def nth(self, number: int) -> Genome:
         """The genome of that number, from 0 to size − 1; the last gene counts fastest."""

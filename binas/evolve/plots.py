@@ -1,4 +1,4 @@
-"""Pictures of an evolution: the front of every generation, and the winners' genes as bars."""
+"""Pictures of an evolution: fronts, the winners' genes as bars, and how well the predictor predicts."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ DPI = 150
 
 
 def save_plots(
-    document: Mapping[str, Any], generations: Mapping[int, Sequence[Point]], folder: Path
-) -> list[Path]:
-    """Draws `front.png` and `genes.png` into a folder.
+    document: Mapping[str, Any], generations: Mapping[int, Sequence[Point]], folder: Path,
+    predictor: Mapping[str, Any] | None = None,
+) -> list[Path]:  # fmt: skip
+    """Draws `front.png`, `genes.png` and, where there is a predictor, `predictor.png` into a folder.
 
     Args:
         document: see `binas.evolve.report.front_document`.
         generations: feasible candidates of each generation.
+        predictor: see `binas.evolve.predictor.transfer_report`, with predictions.
     """
     pictures = {"front.png": front_figure(document, generations), "genes.png": genes_figure(document)}
+    if predictor is not None:
+        pictures["predictor.png"] = predictor_figure(document, predictor)
     for name, figure in pictures.items():
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=DPI)
@@ -37,7 +41,7 @@ def front_figure(document: Mapping[str, Any], generations: Mapping[int, Sequence
     from matplotlib import colormaps
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = _figure(7.0)
+    figure, (axes,) = _figure(7.0)
     seen: list[Point] = []
     shades = colormaps["viridis"]
     for place, (generation, points) in enumerate(generations.items()):
@@ -69,34 +73,75 @@ def front_figure(document: Mapping[str, Any], generations: Mapping[int, Sequence
 
 
 def genes_figure(document: Mapping[str, Any]) -> Any:
-    """What the winners have in each layer, block or cell, as bars side by side."""
-    names = [gene["name"] for gene in document["genes"]]
-    winners = document["front"][:MAX_WINNERS]
-    figure, axes = _figure(max(7.0, 0.5 * len(names)))
+    """What the winners have in each layer, block or cell, as bars; a panel for each kind of gene."""
+    genes, winners = document["genes"], document["front"][:MAX_WINNERS]
+    kinds: dict[str, list[int]] = {}
+    for place, gene in enumerate(genes):
+        kinds.setdefault(gene["name"].partition(".")[0], []).append(place)
+    longest = max(map(len, kinds.values()))
+    figure, axes = _figure(max(7.0, 0.5 * longest), 4.5 if len(kinds) == 1 else 1.9 * len(kinds), len(kinds))
     width = 0.8 / max(1, len(winners))
-    for place, row in enumerate(winners):
-        label = f"{row['accuracy']:.4f}, {short_count(row['ops'])} OPs"
-        at = [position + (place - (len(winners) - 1) / 2) * width for position in range(len(names))]
-        numbers = all(isinstance(value, int | float) for value in row["genome"])
-        heights = row["genome"] if numbers else _places(document, row["genome"])
-        axes.bar(at, heights, width, label=label)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axes.set_ylabel(names[0].partition(".")[0])
-    axes.set_title("the front's most accurate networks", fontsize=10)
+    for (kind, places), panel in zip(kinds.items(), axes, strict=True):
+        choices = genes[places[0]]["choices"]
+        numbers = all(
+            isinstance(choice, int | float) for place in places for choice in genes[place]["choices"]
+        )
+        for rank, row in enumerate(winners):
+            label = f"{row['accuracy']:.4f}, {short_count(row['ops'])} OPs"
+            shift = (rank - (len(winners) - 1) / 2) * width
+            silent = row.get("inactive", ())
+            heights = [
+                0 if genes[place]["name"] in silent else value if numbers else choices.index(value) + 1
+                for place, value in ((place, row["genome"][place]) for place in places)
+            ]
+            panel.bar([i + shift for i in range(len(places))], heights, width, label=label)
+        if not numbers:
+            panel.set_yticks(range(1, len(choices) + 1), list(map(str, choices)))
+            panel.set_ylim(0, len(choices) + 0.5)
+        names = [genes[place]["name"].partition(".")[2] for place in places]
+        panel.set_xticks(range(len(names)), names, fontsize=7)
+        panel.set_ylabel(kind, fontsize=8)
+    axes[0].set_title("the front's most accurate networks", fontsize=10)
     if winners:
-        axes.legend(fontsize=7)
+        axes[0].legend(fontsize=7)
     return figure
 
 
-def _places(document: Mapping[str, Any], genome: Sequence[Any]) -> list[int]:
-    pairs = zip(document["genes"], genome, strict=True)
-    return [gene["choices"].index(value) for gene, value in pairs]
+def predictor_figure(document: Mapping[str, Any], predictor: Mapping[str, Any]) -> Any:
+    """Predicted against measured accuracy, and the rank correlation by the number of samples."""
+    figure, (scatter, ranks) = _figure(10.0, 4.5, 1, 2)
+    found = predictor["predictions"]
+    scatter.scatter(found["measured"], found["expected"], s=14, color="#0072b2", label="held-out samples")
+    front = [row for row in document["front"] if "measured_accuracy" in row]
+    if front:
+        scatter.scatter(
+            [row["measured_accuracy"] for row in front], [row["accuracy"] for row in front],
+            s=40, marker="*", color="#d55e00", label="members of the front",
+        )  # fmt: skip
+    ends = [*found["measured"], *found["expected"]]
+    scatter.plot([min(ends), max(ends)], [min(ends), max(ends)], color="#999999", linewidth=0.8)
+    scatter.set_xlabel("measured search-validation accuracy")
+    scatter.set_ylabel("predicted")
+    scatter.legend(fontsize=7)
+    for is_transferred, color in ((True, "#0072b2"), (False, "#999999")):
+        rows = [row for row in predictor["rank_correlation"] if row["transferred"] == is_transferred]
+        if rows:
+            ranks.errorbar(
+                [row["samples"] for row in rows], [row["spearman"]["mean"] for row in rows],
+                [row["spearman"]["std"] for row in rows], color=color, marker="o", markersize=3, capsize=2,
+                label="with transfer" if is_transferred else "without",
+            )  # fmt: skip
+    ranks.set_xlabel("quantized samples")
+    ranks.set_ylabel("Spearman's rank correlation")
+    ranks.legend(fontsize=7)
+    return figure
 
 
-def _figure(width: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float = 4.5, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure, and its panels in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, 4.5), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()

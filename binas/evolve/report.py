@@ -58,15 +58,26 @@ def front_document(
 
 
 def _row(trial: FrozenTrial, problem: Problem) -> dict[str, Any]:
-    point = point_of(trial)
+    point, genome = point_of(trial), tuple(trial.system_attrs[GENOME_KEY])
+    active = problem.is_active(genome)
+    inactive = [gene.name for gene, says in zip(problem.space.genes, active, strict=True) if not says]
     return {
         "candidate": trial.number,
         "generation": generation_of(trial),
         "accuracy": point.accuracy,
         "ops": point.cost,
         "bits": trial.user_attrs.get(BITS_KEY),
-        "genome": list(problem.space.values(trial.system_attrs[GENOME_KEY])),
+        **latency_of(trial, problem),
+        "genome": list(problem.space.values(genome)),
+        **({"inactive": inactive} if inactive else {}),
     }
+
+
+def latency_of(trial: FrozenTrial, problem: Problem) -> dict[str, float | None]:
+    """What a row says of a candidate's latency in milliseconds: nothing without a table."""
+    if problem.latencies is None:
+        return {}
+    return {"latency": problem.cost(tuple(trial.system_attrs[GENOME_KEY])).latency}
 
 
 def _generations(trials: Sequence[FrozenTrial], largest_cost: float) -> list[dict[str, Any]]:
@@ -108,7 +119,8 @@ def write_winners(
             dict(zip((gene.name for gene in problem.space.genes), row["genome"], strict=True))
         )
         name = f"{recipe['name']}_winner_{place}"
-        found = {key: row[key] for key in ("candidate", "accuracy", "ops", "bits", "genome")}
+        keys = ("candidate", "accuracy", "ops", "bits", "latency", "genome")
+        found = {key: row[key] for key in keys if key in row}
         files.append(
             _write(problem.variant(genome), folder / WINNERS / str(place), name, recipe, found, origin)
         )

@@ -128,7 +128,8 @@ class EvolutionSampler(BaseGASampler):
         least, best = float("inf"), None
         draws = self.config.operators.draws
         for draw in range(2 * draws):
-            genome = family.child(generator) if draw < draws else self.space.random(generator)
+            raw = family.child(generator) if draw < draws else self.space.random(generator)
+            genome = self.space.canonical(raw)
             if genome in taken:
                 continue
             violation = self.violation(genome)
@@ -140,7 +141,8 @@ class EvolutionSampler(BaseGASampler):
             return best
         first = generator.randrange(self.space.size)
         numbers = ((first + step) % self.space.size for step in range(self.space.size))
-        return next(genome for genome in map(self.space.nth, numbers) if genome not in taken)
+        every = (self.space.canonical(self.space.nth(number)) for number in numbers)
+        return next(genome for genome in every if genome not in taken)
 
 
 class Family:

@@ -4,6 +4,7 @@ import binas.models.bireal
 import binas.models.cells
 import binas.models.dense
 import binas.models.mobilenet
+import binas.models.mobilenet_v2
 import binas.models.reactnet
 import binas.models.real_to_binary
 import binas.models.resnet20

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from typing import Any
 
 from pydantic import ConfigDict, model_validator
 from torch import nn
 
-from binas.binarize import BinaryConv2d
+from binas.binarize import Binarization, BinaryConv2d, LayerRule
 from binas.binarize.rules import own_by_rules
 from binas.config import Config, build, merged
 from binas.errors import UserError
 from binas.models.registry import MODELS, Model, ModelOptions, Task
 from binas.registry import nearest
+
+LONGEST_OPTION = 200
+"""Characters of an option in one line."""
 
 
 class ModelChoice(Config):
@@ -52,17 +57,34 @@ class ModelChoice(Config):
         given = dict(self.model_extra or {})
         return build(type(paper), merged(paper.model_dump(), given), "model")
 
+    @property
+    def binarization(self) -> Binarization:
+        """The paper's, where a stage says nothing."""
+        return self.model.binarization
+
+    @property
+    def layers(self) -> tuple[LayerRule, ...]:
+        """The rules for single layers that follow from the options; none for the full-precision twin."""
+        rules, options = self.model.rules, self.options()
+        return () if rules is None or options.real else rules(options)
+
     def words(self) -> str:
-        """Name and changed options in one line."""
-        changes = ", ".join(f"{key} {value}" for key, value in (self.model_extra or {}).items())
-        return f"{self.name} ({changes})" if changes else self.name
+        """Name and changed options in one line; of a long option its hash."""
+        given = self.model_dump(mode="json")
+        changes = []
+        for key, value in (self.model_extra or {}).items():
+            text = str(value)
+            if len(text) > LONGEST_OPTION:
+                text = hashlib.sha256(json.dumps(given[key], sort_keys=True).encode()).hexdigest()[:12]
+            changes.append(f"{key} {text}")
+        return f"{self.name} ({', '.join(changes)})" if changes else self.name
 
 
 def build_model(choice: ModelChoice, task: Task) -> nn.Module:
     """The network of that choice, with fresh weights.
 
     Args:
-        task: without binarizations the paper's own is taken.
+        task: without binarizations the paper's own is taken, with the rules that follow from the options.
     Raises:
         UserError: an option does not fit the others, or an auxiliary head is wanted where there is none.
     """
@@ -70,7 +92,7 @@ def build_model(choice: ModelChoice, task: Task) -> nn.Module:
     if task.auxiliary and not model.has_cells:
         raise UserError(f"model: '{choice.name}' has no auxiliary head; set retrain.auxiliary_weight to 0")
     if not task.binarizations:
-        task = replace(task, binarizations=(model.binarization,))
+        task = replace(task, binarizations=(choice.binarization,), layers=(choice.layers,))
     network = model.build(options, task)
     if options.real:
         make_real(network, model.twin_activation == "relu")

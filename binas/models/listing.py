@@ -22,8 +22,8 @@ def model_rows(names: Sequence[str]) -> list[dict[str, Any]]:
                 "summary": " ".join((model.build.__doc__ or "").split("\n\n")[0].split()),
                 "binarization": model.binarization.model_dump(mode="json"),
                 "options": {
-                    key: {"default": defaults[key], "help": text}
-                    for key, _, text in describe(type(model.options))
+                    key: {"default": defaults.get(key, inside), "help": text}
+                    for key, inside, text in describe(type(model.options))
                 },
             }
         )
@@ -39,7 +39,13 @@ def model_lines(names: Sequence[str]) -> list[str]:
     (row,) = rows
     parts = (f"{part} {row['binarization'][part]['name']}" for part in ("activation", "weight"))
     options = [
-        f"  --model.{key} (default: {option['default']})\n        {option['help']}"
+        f"  --model.{key}{_default(option['default'])}\n        {option['help']}".rstrip()
         for key, option in row["options"].items()
     ]
     return [f"{row['name']}: {row['paper']}", row["summary"], f"binarization: {', '.join(parts)}", *options]
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f" (default: {len(value)} of them, told by --json)"
+    return "" if value == "" else f" (default: {value})"

@@ -67,12 +67,12 @@ class Model:
         build: gives the module for options and a task.
         options: those of the paper; their type says what else there is.
         binarization: the paper's, which a stage can replace.
-        layers: rules of the paper for single layers.
         paper: short citation.
         twin_activation: what stands before each convolution of the full-precision twin in place of the
             sign: `relu`, or `none` where the network has activations of its own.
         has_cells: whether it consists of cells, whose operations can drop and which can have a second
             classifier.
+        rules: gives the rules for single layers that follow from options; None: there are none.
     """
 
     build: Callable[[Any, Task], nn.Module]
@@ -81,7 +81,7 @@ class Model:
     paper: str
     twin_activation: Literal["relu", "none"] = "relu"
     has_cells: bool = False
-    layers: tuple[LayerRule, ...] = ()
+    rules: Callable[[Any], tuple[LayerRule, ...]] | None = None
 
 
 MODELS: Registry[Model] = Registry("model")
@@ -94,7 +94,8 @@ def register_models(
     paper: str,
     twin_activation: Literal["relu", "none"] = "relu",
     has_cells: bool = False,
+    rules: Callable[[Any], tuple[LayerRule, ...]] | None = None,
 ) -> None:
     """Register the variants of a family, each under its name with the options of its paper."""
     for name, options in variants.items():
-        MODELS.register(name)(Model(build, options, binarization, paper, twin_activation, has_cells))
+        MODELS.register(name)(Model(build, options, binarization, paper, twin_activation, has_cells, rules))

@@ -42,6 +42,26 @@ stated beside them. 1 kB is 1000 bytes. Counts are for one image."""
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """How a convolution looks at its input.
+
+    Args:
+        size, stride, dilation: height and width each, in pixels.
+        groups: parts of the channels that are convolved apart.
+    """
+
+    size: Shape
+    stride: Shape
+    dilation: Shape
+    groups: int
+
+    @classmethod
+    def square(cls, size: int, stride: int, dilation: int = 1, groups: int = 1) -> Kernel:
+        """The one that is as wide as high."""
+        return cls((size,) * 2, (stride,) * 2, (dilation,) * 2, groups)
+
+
+@dataclass(frozen=True)
 class LayerCost:
     """What one layer holds and does for one image.
 
@@ -58,6 +78,9 @@ class LayerCost:
         extra_operations: what the column "everything" adds to the FLOPs.
         scale_bits: for the scales of a binary layer; not in `bits`.
         why_real: the reason for real-valued weights, see `reason`.
+        kernel: of a convolution, where it is known.
+        input_bases, weight_bases: pairs of codes and scale that stand for the input and for the weights.
+        runs: how often the layer is computed for one image.
     """
 
     name: str
@@ -74,6 +97,10 @@ class LayerCost:
     extra_operations: int = 0
     scale_bits: int = 0
     why_real: str = field(default="", compare=False)
+    kernel: Kernel | None = None
+    input_bases: int = 1
+    weight_bases: int = 1
+    runs: int = 1
 
     @property
     def parameters(self) -> int:

@@ -57,7 +57,7 @@ def count(
         return profile_module(what, in_channels, image_size)
     choice = build(ModelChoice, what, "count") if isinstance(what, str) else what
     task = Task(in_channels, image_size, num_classes, ())
-    own = {"binarization": choice.model.binarization, "layers": choice.model.layers}
+    own = {"binarization": choice.binarization, "layers": choice.layers}
     return count_built(lambda: build_model(choice, task), task, **own)
 
 

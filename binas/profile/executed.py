@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from binas.binarize import ActivationBinarizer, BinaryConv2d, WeightBinarizer
-from binas.profile.cost import MAX_BITWISE, REAL_BITS, LayerCost, Profile, Shape
+from binas.profile.cost import MAX_BITWISE, REAL_BITS, Kernel, LayerCost, Profile, Shape
 
 ROOT = "network"
 """The name under which the outermost module's own operations stand."""
@@ -64,6 +64,7 @@ class _Frame:
     macs: int = 0
     bitwise_macs: int = 0
     kind: str = ""
+    kernel: Kernel | None = None
     extra: int = 0
     scale_bits: int = 0
     num_weight_bases: int = 1
@@ -89,6 +90,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _charge(self, frame: _Frame, operator: str, args: tuple[Any, ...], out: Any) -> None:
         if operator in _MACS:
             frame.kind, count = _MACS[operator]
+            frame.kernel = _kernel(args) if frame.kind == "convolution" else None
             macs = count(args, out)
             if _is_bitwise(frame.module):
                 frame.bitwise_macs += macs
@@ -150,6 +152,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             extra_operations=frame.extra + kernel_scalings,
             scale_bits=frame.scale_bits,
             why_real=str(getattr(module, "why_real", "")),
+            kernel=frame.kernel,
+            input_bases=frame.num_input_bases,
+            weight_bases=frame.num_weight_bases,
         )
 
     def _parameters(self, module: nn.Module) -> tuple[int, int, int]:
@@ -214,7 +219,8 @@ def _shape(values: tuple[Any, ...]) -> Shape:
 
 def _added(first: LayerCost, second: LayerCost) -> LayerCost:
     """A layer that ran twice: its work twice, its parameters once."""
-    summed = ("binary_parameters", "real_parameters", "norm_parameters", "flops", "bops", "extra_operations")
+    parameters = ("binary_parameters", "real_parameters", "norm_parameters")
+    summed = (*parameters, "flops", "bops", "extra_operations", "runs")
     sums = {key: getattr(first, key) + getattr(second, key) for key in summed}
     return replace(first, **sums)
 
@@ -227,6 +233,11 @@ def _conv_macs(args: tuple[Any, ...], out: Any) -> int:
     driver: Tensor = args[0] if transposed else out
     per_element: int = math.prod(weight.shape[1:])
     return driver.numel() * per_element
+
+
+def _kernel(args: tuple[Any, ...]) -> Kernel:
+    size, stride, dilation = (tuple(lengths) for lengths in (args[1].shape[2:], args[3], args[5]))
+    return Kernel(size, stride, dilation, args[8])
 
 
 def _first(out: Any) -> Tensor:

@@ -1,7 +1,7 @@
 """The closed forms of single layers: from shapes to a `LayerCost`, without building anything.
 
-Binarizers are asked for their parameters and scales: they run alone on torch's meta device, which holds
-no numbers, or on the CPU where they cannot run there; once for each kind of layer.
+Binarizers are asked for their parameters and scales: they run alone, once for each kind of layer; on torch's
+meta device, which holds no numbers, where these would be many and the binarizer can do without.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from binas.errors import UserError
 from binas.ops import OpContext
 from binas.ops.gating import WHY_GATE
 from binas.ops.nonlinearities import build_nonlinearity
-from binas.profile.cost import MAX_BITWISE, REAL_BITS, LayerCost, Shape
+from binas.profile.cost import MAX_BITWISE, REAL_BITS, Kernel, LayerCost, Shape
 from binas.profile.executed import executed_layers
+
+FEW_NUMBERS = 2**18
+"""Elements of an input or a weight."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,13 @@ def binarizer_costs(
     return _binarizer_costs(binarization, factories, geometry, shape)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**16)
 def _binarizer_costs(
     binarization: Binarization, factories: tuple[object, object], geometry: Geometry, shape: Shape
 ) -> tuple[BinarizerCost, BinarizerCost]:
+    # finding shapes alone takes longer than computing a few real numbers
+    if max(math.prod(shape), _filters(geometry).numel()) <= FEW_NUMBERS:
+        return _costs_on("cpu", binarization, geometry, shape)
     try:
         return _costs_on("meta", binarization, geometry, shape)
     except UserError:
@@ -154,6 +160,7 @@ def real_conv(
         real_parameters=weights + (channels if bias else 0),
         flops=weights * math.prod(output[1:]),
         why_real=why,
+        kernel=Kernel.square(kernel, stride),
     )
 
 
@@ -191,6 +198,9 @@ def binary_conv(
         extra_operations=signs + math.prod(output) * (scalings + passes - 1),
         scale_bits=REAL_BITS * weight.scale_elements,
         why_real="" if place.binarize_weights else "this training stage keeps weights real-valued",
+        kernel=Kernel.square(kernel, stride, dilation, groups),
+        input_bases=activation.num_bases,
+        weight_bases=weight.num_bases,
     )
 
 

@@ -23,7 +23,8 @@ class ConvolutionReport:
 
     Args:
         name: of the module.
-        input_levels, weight_levels: the codes that its active binarizers declare.
+        input_levels, weight_levels: the codes that its active binarizers declare; empty for a half that a
+            rule keeps real-valued.
         kernel_scales: how many scales stand inside a kernel; 0 where scales follow the convolution.
         input_values: different values that entered the convolution itself, padding not among them.
         pads_with_zero: whether zero padding adds a value.
@@ -45,8 +46,12 @@ class ConvolutionReport:
     @property
     def is_as_declared(self) -> bool:
         """Whether its input and each of its filters took no values but those of its binarizers."""
-        if not self.calls or not self.weight_values or not self.input_values <= set(self.input_levels):
+        if not self.calls or not self.weight_values:
             return False
+        if self.input_levels and not self.input_values <= set(self.input_levels):
+            return False
+        if not self.weight_levels:
+            return True
         if self.kernel_scales:
             return self.weight_values <= len(self.weight_levels) * self.kernel_scales
         return not self.foreign_weights
@@ -54,13 +59,13 @@ class ConvolutionReport:
     @property
     def is_binary(self) -> bool:
         """Whether both its input and each of its filters took at most two values, those declared."""
-        return self.is_as_declared and max(len(self.input_levels), len(self.weight_levels)) == 2
+        return self.is_as_declared and len(self.input_levels) == len(self.weight_levels) == 2
 
     def verdict(self) -> str:
-        """binary, the numbers of levels where they are more, or NOT BINARY."""
+        """binary, the numbers of levels (weights × inputs) where they are more, or NOT BINARY."""
         if self.is_binary:
             return "binary"
-        levels = f"{len(self.weight_levels)} × {len(self.input_levels)} levels"
+        levels = f"{len(self.weight_levels) or 'real'} × {len(self.input_levels) or 'real'} levels"
         return levels if self.is_as_declared else "NOT BINARY"
 
     def words(self) -> str:
@@ -90,7 +95,7 @@ class _Watch(TorchFunctionMode):
 def _look(report: ConvolutionReport, x: Tensor, weight: Tensor, padding: Any) -> None:
     report.calls += 1
     report.input_values |= set(torch.unique(x)[: len(report.input_levels) + MAX_VALUES_SHOWN].tolist())
-    report.pads_with_zero |= bool(padding) and 0 not in report.input_levels
+    report.pads_with_zero |= bool(padding and report.input_levels) and 0 not in report.input_levels
     per_filter = [torch.unique(one) for one in weight.detach()]
     report.weight_values = max(report.weight_values, *map(len, per_filter))
     levels = torch.tensor(report.weight_levels, dtype=weight.dtype, device=weight.device)
@@ -101,16 +106,21 @@ def _look(report: ConvolutionReport, x: Tensor, weight: Tensor, padding: Any) ->
 def _report(name: str, layer: BinaryConv2d) -> ConvolutionReport:
     activation, weight = layer.activation_binarizer, layer.weight_binarizer
     scales = 0
-    if weight.scales == "kernel":
+    if weight.scales == "kernel" and not layer.keeps_real_weights:
         scales = sum(scale.numel() for _, scale in weight(layer.weight) if scale is not None)
-    return ConvolutionReport(name, activation.levels, weight.levels, scales)
+    return ConvolutionReport(
+        name,
+        () if layer.keeps_real_activations else activation.levels,
+        () if layer.keeps_real_weights else weight.levels,
+        scales,
+    )
 
 
 @torch.no_grad()
 def check_network(network: nn.Module, images: Tensor) -> list[ConvolutionReport]:
     """A report on every binary convolution, from one run of the network in evaluation mode.
 
-    Those that a rule keeps real-valued are left to `real_layers`.
+    Those whose weights and activations a rule keeps real-valued are left to `real_layers`.
 
     Args:
         network: what to check.
@@ -159,7 +169,10 @@ def _leaving(watch: _Watch) -> Callable[..., None]:
 
 
 def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
-    """Every layer with real-valued parameters outside binary convolutions: name, type, parameters, why."""
+    """Every layer with real-valued parameters: name, type, parameters, why.
+
+    Of binary convolutions those whose weights a rule keeps real-valued.
+    """
     rows = []
     binarizers = {
         id(part)
@@ -168,7 +181,7 @@ def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
         for part in module.modules()
     }
     for name, module in network.named_modules():
-        if isinstance(module, BinaryConv2d) and not module.keeps_real:
+        if isinstance(module, BinaryConv2d) and not module.keeps_real_weights:
             continue
         count = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         if not count:
@@ -178,9 +191,7 @@ def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
             if isinstance(module, nn.BatchNorm2d)
             else "not a binary layer by its type"
         )
-        if isinstance(module, BinaryConv2d):
-            default = "a rule of the space or stage says precision: real"
-        elif id(module) in binarizers:
+        if id(module) in binarizers:
             default = "what a binarizer has learned: its thresholds, scales or levels"
         rows.append((name, type(module).__name__, count, str(getattr(module, "why_real", default))))
     return rows

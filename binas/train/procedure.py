@@ -38,8 +38,11 @@ class Layerwise(Config):
         return reached if self.layers is None else min(reached, self.layers)
 
     def apply(self, model: nn.Module, epoch: int) -> list[str]:
-        """Switches those layers off whose turn has not come; gives the names of the others."""
-        convs = list(binary_convolutions(model))
+        """Switches those layers off whose turn has not come; gives the names of the others.
+
+        Layers that a rule keeps real have no turn.
+        """
+        convs = [(name, conv) for name, conv in binary_convolutions(model) if not conv.keeps_real]
         ordered = convs[::-1] if self.order == "inverse_depth" else convs
         count = self.num_binary(epoch)
         for _, conv in ordered[count:]:

@@ -86,7 +86,7 @@ class Retraining:
     ) -> None:  # fmt: skip
         self.config, self.data, self.seed, self.device = config, data, seed, device
         self.tensorboard = tensorboard
-        own = genotype.model if isinstance(genotype, ModelChoice) else genotype_space(genotype)
+        own = genotype if isinstance(genotype, ModelChoice) else genotype_space(genotype)
         self.stages = [stage.completed(own) for stage in config.stages]
         self.structure = _structure(genotype, config, self.stages, data, plugins)
         seed_everything(seed, "weights")

@@ -12,7 +12,7 @@ from torch import nn
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.binarize import Binarization, LayerRule, RealActivation, set_precision
 from binas.config import Config, build
-from binas.models import Model
+from binas.models import ModelChoice
 from binas.train.acceleration import Acceleration
 from binas.train.batch_norm import set_batch_norm_decay
 from binas.train.compactness import Compactness
@@ -43,7 +43,7 @@ class StageConfig(Config):
     binarization: Binarization | None = None
     """Estimators of this stage; null: those of the search space."""
     layers: tuple[LayerRule, ...] | None = None
-    """Rules that binarize some layers in another way, by path or type; null: those of the search space."""
+    """Rules that binarize some layers in another way, by path or type; null: those of space or model."""
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: Curve = Curve()
     """Course of the learning rate within the stage."""
@@ -111,7 +111,7 @@ class StageConfig(Config):
             return self.teacher.checkpoints[0]
         return self.initial_checkpoint
 
-    def completed(self, space: SearchSpace | Model) -> StageConfig:
+    def completed(self, space: SearchSpace | ModelChoice) -> StageConfig:
         """The same with what the space, or the published network, says where this stage says nothing."""
         binarization = space.binarization if self.binarization is None else self.binarization
         layers = space.layers if self.layers is None else self.layers

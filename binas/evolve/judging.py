@@ -1,0 +1,111 @@
+"""Who judges candidates: a short training, a part of the shared network, both, or a prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from binas.data.opening import Data
+from binas.evolve.candidate import Judgement, ShortTraining
+from binas.evolve.config import EvolveConfig
+from binas.evolve.genome import Genome
+from binas.evolve.joint import JointProblem
+from binas.evolve.predictor import learned, split, transfer_report
+from binas.evolve.problem import Problem
+from binas.evolve.sampling import SampleFile
+from binas.evolve.shared import SharedNetwork
+from binas.run.files import write_atomic
+from binas.run.progress import say
+
+if TYPE_CHECKING:
+    import torch
+
+    from binas.evolve.worker import Judge
+
+SHARED_NETWORK = "shared_network.pt"
+SAMPLES = "predictor_samples.jsonl"
+REPORT = "predictor.json"
+
+
+def open_judge(
+    problem: Problem, config: EvolveConfig, data: Data, seed: int, device: torch.device, folder: Path
+) -> Judge:
+    """The judge that the settings name; what it needs is trained first, or read from its files.
+
+    Args:
+        problem: what genomes stand for.
+        config: the `evolve` section.
+        data: the images.
+        seed: of everything that is drawn.
+        device: where to train.
+        folder: where files lie that the settings do not name.
+    """
+    if config.evaluation == "short":
+        return ShortTraining(problem, config.training, data, seed, device)
+    file = config.shared.checkpoint or folder / SHARED_NETWORK
+    network = SharedNetwork(problem, config.shared, data, seed, device, file)
+    network.train()
+    if config.evaluation == "shared":
+        return network
+    tuning = ShortTraining(problem, config.training, data, seed, device, network.start)
+    if config.evaluation == "tuned":
+        return tuning
+    assert isinstance(problem, JointProblem)
+    return PredictedAccuracy(problem, config, network, tuning, seed, folder)
+
+
+class PredictedAccuracy:
+    """Judges by the predictor, after it has learned from samples; writes how far it can be trusted.
+
+    Args:
+        problem: what genomes stand for.
+        config: the `evolve` section.
+        network: the shared network, trained; judges samples without quantization.
+        tuning: trains its parts with quantization for a short time.
+        seed: of everything that is drawn.
+        folder: where its report goes.
+    """
+
+    def __init__(
+        self, problem: JointProblem, config: EvolveConfig, network: SharedNetwork, tuning: ShortTraining,
+        seed: int, folder: Path,
+    ) -> None:  # fmt: skip
+        own, self.tuning = config.predictor, tuning
+        identity = {
+            "shared": network.identity(),
+            "training": config.training.model_dump(mode="json"),
+            "joint": config.joint.model_dump(mode="json"),
+        }
+        self.samples = SampleFile(own.samples or folder / SAMPLES, problem, identity, seed)
+        real = self.samples.drawn("real", own.real_samples, network.judge_as_shared)
+        quantized = self.samples.drawn("quantized", own.quantized_samples, tuning)
+        self.report: dict[str, Any] = transfer_report(problem, own, seed, real, quantized)
+        seen, held_out = split(quantized, own.held_out, seed)
+        self.report["predictions"] = {
+            "expected": learned(problem, own, seed, real, seen)(held_out.genomes),
+            "measured": list(held_out.accuracies),
+        }
+        write_atomic(folder / REPORT, json.dumps(self.report, indent=1) + "\n")
+        self._say()
+        self.prediction = learned(problem, own, seed, real, quantized)
+
+    def __call__(self, genome: Genome, number: int) -> Judgement:
+        """The accuracy that the predictor expects of a genome."""
+        return Judgement(self.prediction([genome])[0], None)
+
+    def measured(self, genomes: Sequence[Genome]) -> tuple[float, ...]:
+        """The accuracies of these genomes after a short training."""
+        return self.samples.measured("quantized", genomes, self.tuning).accuracies
+
+    def _say(self) -> None:
+        for row in self.report["rank_correlation"]:
+            where = "with" if row["transferred"] else "without"
+            both = (
+                f"{name} {row[name]['mean']:.3f} ± {row[name]['std']:.3f}" for name in ("spearman", "kendall")
+            )
+            say(
+                f"predictor, {row['samples']} quantized samples, {where} transfer: {', '.join(both)}"
+                f" on {self.report['held_out']} held-out ones (n = {row['n']})"
+            )

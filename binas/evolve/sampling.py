@@ -1,0 +1,106 @@
+"""What the predictor learns from: candidates that are drawn and measured, kept in a file as they come."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from binas.config import read_text
+from binas.errors import UserError
+from binas.evolve.candidate import Judgement
+from binas.evolve.genome import Genome
+from binas.evolve.joint import JointProblem
+from binas.evolve.predictor import Samples
+from binas.evolve.storage import cut_torn_line, file_lock
+from binas.run.files import AppendedFile
+from binas.run.progress import Stopwatch, eta, progress, say
+from binas.run.seeds import derive_seed
+
+Precision = Literal["real", "quantized"]
+Measure = Callable[[Genome, int], Judgement]
+SAY_EVERY = 10
+"""Samples between two lines of progress."""
+
+
+class SampleFile:
+    """Measured candidates, a line for each; a worker that finds it unfinished goes on, others wait.
+
+    Args:
+        file: the samples; its first line says whose they are.
+        problem: what genomes stand for.
+        identity: settings that the samples depend on, in plain types.
+        seed: of the genomes.
+    """
+
+    def __init__(self, file: Path, problem: JointProblem, identity: dict[str, Any], seed: int) -> None:
+        self.file, self.problem, self.seed = file, problem, seed
+        self.identity = json.loads(json.dumps({"identity": identity}))
+        self.lock = file.with_name(f"{file.name}.lock")
+
+    def drawn(self, precision: Precision, count: int, measure: Measure) -> Samples:
+        """So many different genomes, drawn at random, and what was measured of them.
+
+        Samples of quantized candidates keep no limits; what each is does not depend on how many there are.
+        """
+        generator = random.Random(derive_seed(self.seed, "samples", precision))
+        genomes: dict[Genome, None] = {}
+        draws = 0
+        while len(genomes) < count:
+            draws += 1
+            if draws > 100 * count:
+                raise UserError(
+                    f"evolve.predictor.{precision}_samples: only {len(genomes)} different candidates were"
+                    f" found in {draws} draws; lower it, or give evolve.joint more choices"
+                )
+            genomes[self.problem.space.random(generator)] = None
+        return self.measured(precision, list(genomes), measure)
+
+    def measured(self, precision: Precision, genomes: Sequence[Genome], measure: Measure) -> Samples:
+        """These genomes and what was measured of them, in another run or now."""
+        with file_lock(self.lock):
+            known = self._read()
+            watch, missing = Stopwatch(), [g for g in genomes if (precision, g) not in known]
+            target = AppendedFile(self.file)
+            try:
+                for number, genome in enumerate(progress(missing, f"{precision} samples", len(missing))):
+                    # a seed of its own for each genome, whatever has been measured before
+                    own = derive_seed(self.seed, "sample", precision, *genome) % 2**31
+                    judgement = measure(genome, own)
+                    known[precision, genome] = judgement.accuracy
+                    row = {"precision": precision, "genome": genome, "accuracy": judgement.accuracy}
+                    target.append(f"{json.dumps(row)}\n".encode())
+                    watch.add()
+                    left = len(missing) - number - 1
+                    if left % SAY_EVERY == 0:
+                        say(
+                            f"{precision} sample {len(genomes) - left}/{len(genomes)}: accuracy"
+                            f" {judgement.accuracy:.4f}, {eta(watch.remaining(left))} left"
+                        )
+                target.sync()
+            finally:
+                target.close()
+        return Samples(tuple(genomes), tuple(known[precision, genome] for genome in genomes))
+
+    def _read(self) -> dict[tuple[str, Genome], float]:
+        cut_torn_line(self.file)
+        if not self.file.exists() or not self.file.stat().st_size:
+            target = AppendedFile(self.file)
+            target.append(f"{json.dumps(self.identity)}\n".encode())
+            target.close()
+        head, *lines = read_text(self.file).splitlines()
+        try:
+            identity, rows = json.loads(head), [json.loads(line) for line in lines]
+            known = {(str(r["precision"]), tuple(map(int, r["genome"]))): float(r["accuracy"]) for r in rows}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.file}: is damaged; remove it, and its samples are measured again"
+            ) from None
+        if identity != self.identity:
+            raise UserError(
+                f"{self.file}: holds the samples of another recipe or seed; remove it, or name another file"
+                " by evolve.predictor.samples"
+            )
+        return known
