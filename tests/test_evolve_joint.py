@@ -275,7 +275,8 @@ def test_a_network_without_blocks_is_told(data: Data) -> None:
         open_problem(config, ModelChoice(name="vgg_small"), {}, data)
     with pytest.raises(UserError, match=r"evolve.joint.depths: stage 2 .* only 2 blocks"):
         problem_of(data, depths=[3])
-    for wrong in ({"kept": [0.5, 1.5]}, {"expansions": [1, 2]}, {"bits": ["real", 1]}, {"kernels": [4]}, {"depths": []}):
+    kept, widths = {"kept": [0.5, 1.5]}, {"expansions": [1, 2]}
+    for wrong in (kept, widths, {"bits": ["real", 1]}, {"kernels": [4]}, {"depths": []}):
         with pytest.raises(ValueError):
             EvolveConfig.model_validate({"search": "joint", "joint": wrong})
     with pytest.raises(ValueError, match="predicted: is for search: joint"):
