@@ -64,6 +64,10 @@ def run_evolve(options: Namespace, overrides: Overrides) -> int:
     genotype = None if file is None else read_known_genotype(file, plugins)
     what = topology_of(recipe, genotype)
     device, data = device_of(recipe), open_data(recipe.data)
+    if recipe.evolve.search == "joint":
+        for place, stage in enumerate(recipe.retrain.stages):
+            if stage.layers is not None:
+                raise UserError(f"retrain.stages.{place}.layers: would undo the winners' bits; leave it out")
     problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins)
     if recipe.evolve.latency_table is not None:
         problem.tell_latencies(Latencies(recipe.evolve.latency_table))
@@ -98,12 +102,13 @@ class _Evolution:
         from binas.evolve.storage import open_storage
         from binas.evolve.worker import Worker
 
-        judge = open_judge(
-            self.problem, self.recipe.evolve, self.data, self.recipe.seed, self.device, self.folder.path
-        )
         with open_storage(self.where, self.study_name) as shared:
             study = self._study(shared)
             self._say_what(shared.words)
+            # after the study: a recipe that does not fit it is told before anything is trained
+            judge = open_judge(
+                self.problem, self.recipe.evolve, self.data, self.recipe.seed, self.device, self.folder.path
+            )
             with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
                 worker = Worker(
                     study, shared, judge, self._cost, self.violations, self.largest_cost,
@@ -199,11 +204,14 @@ class _Evolution:
         if not isinstance(judge, PredictedAccuracy):
             return None
         rows = document["front"][: self.recipe.evolve.predictor.measured]
-        genes = [gene.name for gene in self.problem.space.genes]
-        genomes = [self.problem.space.genome_of(dict(zip(genes, row["genome"], strict=True))) for row in rows]
-        for row, accuracy in zip(rows, judge.measured(genomes), strict=True):
-            row["measured_accuracy"] = accuracy
-            say(f"candidate {row['candidate']}: predicted {row['accuracy']:.4f}, measured {accuracy:.4f}")
+        genomes = [self.problem.space.genome_of(row["genome"]) for row in rows]
+        for row, judgement in zip(rows, judge.measured(genomes), strict=True):
+            row["measured_accuracy"] = judgement.accuracy
+            note = f" ({judgement.note})" if judgement.note else ""
+            say(
+                f"candidate {row['candidate']}: predicted {row['accuracy']:.4f}, measured"
+                f" {judgement.accuracy:.4f}{note}"
+            )
         return judge.report
 
 

@@ -206,6 +206,14 @@ def test_a_phase_draws_only_the_genes_that_vary(data: Data) -> None:
     generator = random.Random(0)
     assert drawn(problem, (), generator) == problem.largest()
     seen = {drawn(problem, ("kernel",), generator) for _ in range(50)}
+    places = {name: problem.place[name] for name in ("kernel.1.0", "kernel.1.2", "kernel.2.1")}
+    draws = [drawn(problem, ("kernel",), generator) for _ in range(400)]
+    for name, place in places.items():
+        share = sum(genome[place] for genome in draws) / len(draws)
+        assert 0.4 < share < 0.6, (name, "as often the small as the large kernel, in the last blocks too")
+    # half of the wide middle is written as the whole of the narrow one
+    wide = [drawn(problem, ("kept",), generator)[problem.place["width.1.0"]] for _ in range(100)]
+    assert 30 < sum(wide) < 70
     kinds = {
         problem.space.kinds[i]
         for genome in seen
@@ -214,8 +222,13 @@ def test_a_phase_draws_only_the_genes_that_vary(data: Data) -> None:
     }
     assert kinds == {"kernel"} and len(seen) > 10
     config = SharedConfig.model_validate({"phases": [{"name": "x", "varies": ["kernels"], "epochs": 1}]})
-    with pytest.raises(UserError, match=r"phases.0.varies: no gene is called 'kernels'.*kernel"):
-        phases_of(config, problem.space)
+    with pytest.raises(
+        UserError, match=r"phases.0.varies: the shared network has no genes called 'kernels'.*kernel"
+    ):
+        phases_of(config, problem.shared_kinds())
+    config = SharedConfig.model_validate({"phases": [{"name": "x", "varies": [BITS[0]], "epochs": 1}]})
+    with pytest.raises(UserError, match="the shared network has no genes called"):
+        phases_of(config, problem.shared_kinds())
 
 
 def shared_network(problem: JointProblem, data: Data, file: Path) -> SharedNetwork:
@@ -281,3 +294,73 @@ def test_a_network_without_blocks_is_told(data: Data) -> None:
             EvolveConfig.model_validate({"search": "joint", "joint": wrong})
     with pytest.raises(ValueError, match="predicted: is for search: joint"):
         EvolveConfig.model_validate({"evaluation": "predicted"})
+
+
+def test_what_would_undo_the_bits_is_refused(data: Data) -> None:
+    with pytest.raises(UserError, match=r"model.real: true leaves no bits"):
+        problem_of(data, {**NETWORK, "real": True})
+    for key in ("layers", "binarization"):
+        stage = {"name": "x", key: [] if key == "layers" else {}}
+        for place, settings in (
+            ("training.stages.0", {"training": {"stages": [stage]}}),
+            ("shared.stage", {"shared": {"stage": stage}}),
+        ):
+            with pytest.raises(ValueError, match=f"{place}.{key}: a joint search's genomes say the bits"):
+                EvolveConfig.model_validate({"search": "joint", **settings})
+
+
+def test_stages_deeper_than_any_choice_have_no_silent_genes(data: Data) -> None:
+    problem = problem_of(data, depths=[1, 2])
+    assert "kernel.1.1" in problem.place and "kernel.1.2" not in problem.place
+    assert all(problem.is_active(problem.largest()))
+
+
+def test_parts_of_blocks_that_were_built_before_compute_the_same(data: Data, tmp_path: Path) -> None:
+    problem = problem_of(data)
+    network = shared_network(problem, data, tmp_path / "shared.pt")
+    generator = random.Random(3)
+    images = torch.randn(4, data.channels, *data.image_size)
+    assembled = 0
+    for _ in range(80):
+        genome = problem.space.random(generator)
+        before = network._template
+        found = network._empty(genome)
+        assembled += found is not network._template and network._template is before
+        whole = network._built(genome)
+        names = dict(whole.named_parameters())
+        assert {n: p.shape for n, p in found.named_parameters()} == {n: p.shape for n, p in names.items()}
+        alike = [
+            functional_call(one.train(), part_of(network.network, one), (images,), strict=True)
+            for one in (found, whole)
+        ]
+        assert torch.equal(*alike)
+    assert assembled > 20
+
+
+def test_children_draw_what_their_parents_did_not_say(data: Data) -> None:
+    problem = problem_of(data)
+    shallow = problem.canonical((0, 0, *problem.largest()[2:]))
+    place = problem.place["pointwise_weight.1.2"]
+    assert not problem.is_active(shallow)[place] and shallow[place] == 0
+    generator = random.Random(0)
+    filled = [problem.space.filled(shallow, generator) for _ in range(200)]
+    assert {genome[place] for genome in filled} == set(range(5))
+    says = problem.is_active(shallow)
+    assert all(a == b for genome in filled for a, b, on in zip(genome, shallow, says, strict=True) if on)
+
+
+def test_running_out_of_different_networks_is_told(tmp_path: Path, data: Data) -> None:
+    from binas.evolve.sampler import EvolutionSampler
+    from binas.evolve.storage import open_storage
+    from binas.evolve.worker import join_study
+
+    one = {**NETWORK, "stages": [{"channels": 8, "stride": 1, "blocks": [{"expansion": 4}]}]}
+    problem = problem_of(data, one, kernels=[3], expansions=[2, 4], kept=[0.5, 1.0], bits=[1])
+    assert problem.space.size == 4
+    config = EvolveConfig(evaluations=4, population=2)
+    with open_storage(tmp_path / "study.journal", "few") as shared:
+        study = join_study(shared, "few", EvolutionSampler(problem.space, config, 0), {})
+        for _ in range(3):
+            study.tell(study.ask(problem.space.distributions()), [0.5, 1.0])
+        with pytest.raises(UserError, match=r"4 different candidates are wanted, but there are only 3"):
+            study.ask(problem.space.distributions())

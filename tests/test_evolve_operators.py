@@ -48,7 +48,7 @@ def evolved(config: EvolveConfig, seed: int, **more: Any) -> list[Any]:
     study = study_of(EvolutionSampler(SPACE, config, seed, **more))
     for _ in range(config.evaluations):
         trial = study.ask(SPACE.distributions())
-        study.tell(trial, list(toy(SPACE.genome_of(trial.params))))
+        study.tell(trial, list(toy(SPACE.genome_of(list(trial.params.values())))))
     return study.get_trials(deepcopy=False)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from measured import Rows, machine_name, machine_words, markdown_table, mean_std
 
 from binas.recipe import Recipe, load_recipe
 from binas.run.files import write_atomic
+from binas.run.metrics import read_metrics
 from binas.run.progress import say
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -90,15 +92,15 @@ def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, row
     }  # fmt: skip
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
     key = f"{search}, {strategy}, seed {seed}"
-    hashed = settings_hash(_recipe(config, changes))
+    recipe = _recipe(config, changes)
+    hashed = settings_hash(recipe)
     if rows.find(key, hashed) is not None:
         return
     name = f"{config}_{strategy}_{seed}_{hashed}"
     folder = options.runs / name
     say(f"{key}: {folder}")
-    start = time.perf_counter()
     options.runs.mkdir(parents=True, exist_ok=True)
-    shared = (options.runs / f"{config}_{seed}").resolve()
+    shared = (options.runs / f"{config}_{seed}_{_judge_hash(recipe)}").resolve()
     files = ("--evolve.shared.checkpoint", f"{shared}.pt", "--evolve.predictor.samples", f"{shared}.jsonl")
     command = ["evolve", config, "--name", name, "--runs", str(options.runs), *words, *files]
     if (folder / "config.yaml").is_file():
@@ -114,12 +116,27 @@ def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, row
     found = {name: document[name] for name in kept}
     if (folder / "predictor.json").is_file():
         found["predictor"] = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
-    rows.add(key, hashed, {
-        "search": search, "strategy": strategy, "seed": seed, **found,
-        "seconds": round(time.perf_counter() - start, 1),
-    })  # fmt: skip
+    seconds = [line["time/seconds"] for line in read_metrics(folder)]
+    found["seconds_an_evaluation"] = round(statistics.fmean(seconds), 2)
+    rows.add(key, hashed, {"search": search, "strategy": strategy, "seed": seed, **found})
     with contextlib.suppress(OSError):
         shutil.rmtree(folder)
+
+
+def _judge_hash(recipe: Recipe) -> str:
+    """Of all that a shared network and a predictor's samples depend on."""
+    evolve = recipe.evolve
+    parts = [
+        recipe.data,
+        recipe.model,
+        evolve.shared,
+        evolve.training,
+        evolve.joint,
+        evolve.width,
+        evolve.groups,
+    ]
+    text = json.dumps([part.model_dump(mode="json") for part in parts if part is not None], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _recipe(config: str, changes: Mapping[str, Any]) -> Recipe:
@@ -148,10 +165,10 @@ def write_table(rows: Rows, out: Path) -> None:
                     (
                         search, strategy, some[-1]["evaluations"],
                         mean_std([row["hypervolume"] for row in some], 4, 1.0), mean_std(best),
-                        mean_std([row["seconds"] for row in some], 0, 1.0),
+                        mean_std([row["seconds_an_evaluation"] for row in some], 2, 1.0),
                     )
                 )  # fmt: skip
-    columns = ("search", "strategy", "evaluations", "hypervolume", "best accuracy %", "s a run")
+    columns = ("search", "strategy", "evaluations", "hypervolume", "best accuracy %", "s an evaluation")
     text = (
         "# Evolution against chance\n\n"
         "Hypervolume of search-validation accuracy and OPs, as a part of the box from no accuracy at the OPs"
@@ -219,7 +236,8 @@ def write_figure(rows: Sequence[Mapping[str, Any]], searches: Sequence[str], pat
                 panel.plot(mark["ops"], mark["accuracy"], "*", color="#d55e00", markersize=8)
                 if row["seed"] == 0:
                     panel.annotate(mark["uniform"], (mark["ops"], mark["accuracy"]), fontsize=8)
-        panel.set(title=search, xlabel="OPs", xscale="log", ylabel="search-validation accuracy")
+        words = "predicted " if "predictor" in row else ""
+        panel.set(title=search, xlabel="OPs", xscale="log", ylabel=f"{words}search-validation accuracy")
         panel.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

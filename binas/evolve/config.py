@@ -172,7 +172,8 @@ class PredictorConfig(Config):
     real_samples: int = Field(400, ge=0)
     """Candidates that are evaluated without quantization; 0: no transfer."""
     quantized_samples: int = Field(100, ge=10)
-    """Candidates that are trained for a short time and evaluated."""
+    """Candidates that are trained for a short time and evaluated; they keep no limits, as the others do not,
+    so that the predictor knows what lies around them."""
     hidden: tuple[int, ...] = Field((400, 400, 400), min_length=1)
     """Units of its layers."""
     epochs: int = Field(150, ge=1)
@@ -256,6 +257,15 @@ class EvolveConfig(Config):
         if value.stage.optimizer.name == "bop":
             raise ValueError("stage.optimizer: bop flips whole layers; name another one")
         return value
+
+    @model_validator(mode="after")
+    def _genomes_say_the_precision(self) -> EvolveConfig:
+        stages = {f"training.stages.{i}": stage for i, stage in enumerate(self.training.stages)}
+        for place, stage in {**stages, "shared.stage": self.shared.stage}.items():
+            for key in ("binarization", "layers"):
+                if self.search == "joint" and getattr(stage, key) is not None:
+                    raise ValueError(f"{place}.{key}: a joint search's genomes say the bits; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _prediction_has_bits(self) -> EvolveConfig:

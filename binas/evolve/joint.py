@@ -8,7 +8,7 @@ Wang et al., APQ, arXiv:2006.08509; Cai et al., Once-for-All, arXiv:1908.09791.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from binas.evolve.config import JointConfig
 from binas.evolve.genome import Choice, Gene, Genome, GenomeSpace
 from binas.evolve.problem import Problem, Variant
 from binas.models import ModelChoice
-from binas.models.mobilenet_v2 import BlockOptions, InvertedBlock, InvertedOptions, block_inputs
+from binas.models.mobilenet_v2 import BlockOptions, InvertedBlock, InvertedOptions, StageBlocks, block_inputs
 from binas.plugins import PluginRecord
 from binas.train.stage import StageConfig
 
@@ -40,7 +40,8 @@ class JointProblem(Problem):
         stages: of the training; the last one decides the cost.
         plugins: those that are loaded.
     Raises:
-        UserError: it has no option `stages`, or a stage fewer blocks than any of the depths.
+        UserError: it has no option `stages`, is real-valued, or has a stage of fewer blocks than any of the
+            depths.
     """
 
     def __init__(
@@ -50,11 +51,15 @@ class JointProblem(Problem):
         options = what.options() if isinstance(what, ModelChoice) else None
         if not isinstance(what, ModelChoice) or not isinstance(options, InvertedOptions):
             raise UserError("evolve.search: joint: is for a published network with an option 'stages'")
+        if options.real:
+            raise UserError(
+                "model.real: true leaves no bits to search; leave it out, or set evolve.joint.bits: [real]"
+            )
         self.options, self.choice = options, what
         self.genes = tuple(_genes(config, options))
         self.place = {gene.name: place for place, gene in enumerate(self.genes)}
         self._middles = list(self._same_middles())
-        space = GenomeSpace(self.genes, self.canonical)
+        space = GenomeSpace(self.genes, self.canonical, self.is_active)
         super().__init__(space, self._choice, _references(space), data, stages, plugins)
 
     def is_active(self, genome: Genome) -> tuple[bool, ...]:
@@ -78,7 +83,34 @@ class JointProblem(Problem):
     def shared_variant(self, genome: Genome) -> Variant:
         """The same architecture, real-valued."""
         values = self.space.params(genome)
-        return self._network({name: "real" if _kind(name) in BITS else v for name, v in values.items()})
+        return self._network({**values, **{gene.name: "real" for gene in self.genes if gene.kind in BITS}})
+
+    def shared_kinds(self) -> tuple[str, ...]:
+        """Kinds of genes that the shared network heeds: all but the bits."""
+        return tuple(kind for kind in super().shared_kinds() if kind not in BITS)
+
+    def architecture(self, genome: Genome) -> Genome:
+        """The genome of the same architecture with the first choice of all bits: one for all precisions."""
+        kinds = zip(self.space.kinds, genome, strict=True)
+        return self.canonical(tuple(0 if kind in BITS else place for kind, place in kinds))
+
+    def blocks(self, genome: Genome) -> dict[str, Hashable]:
+        """The blocks, by kernel and middle channels."""
+        options = self.options_of(self.shared_variant(genome))
+        inputs = block_inputs(options)
+        return {
+            f"stages.{s}.{b}": (block.kernel, block.middle(inputs[s][b]))
+            for s, stage in enumerate(options.stages)
+            for b, block in enumerate(stage.blocks)
+        }
+
+    @staticmethod
+    def options_of(variant: Variant) -> InvertedOptions:
+        """The options of a network of this problem."""
+        assert isinstance(variant, ModelChoice)
+        options = variant.options()
+        assert isinstance(options, InvertedOptions)
+        return options
 
     def prepare(self, shared: nn.Module, kinds: Collection[str]) -> None:
         """Puts the most important middle channels of every block first, before slices of them are drawn."""
@@ -106,7 +138,7 @@ class JointProblem(Problem):
     def _depth(self, genome: Genome, stage: int) -> int:
         place = self.place.get(f"depth.{stage}")
         if place is None:
-            return len(self.options.stages[stage].blocks)
+            return 1
         return int(self.genes[place].choices[genome[place]])
 
     def _choice(self, values: tuple[Choice, ...]) -> Variant:
@@ -115,7 +147,7 @@ class JointProblem(Problem):
     def _network(self, values: dict[str, Choice]) -> Variant:
         stages = []
         for s, stage in enumerate(self.options.stages):
-            depth = int(values.get(f"depth.{s}", len(stage.blocks)))
+            depth = int(values.get(f"depth.{s}", 1))
             blocks = [_block(values, s, b, block) for b, block in enumerate(stage.blocks[:depth])]
             stages.append({"channels": stage.channels, "stride": stage.stride, "blocks": blocks})
         given = {key: value for key, value in (self.choice.model_extra or {}).items() if key != "stages"}
@@ -142,23 +174,28 @@ def sort_middle(block: InvertedBlock) -> None:
 
 def _genes(config: JointConfig, options: InvertedOptions) -> Iterator[Gene]:
     for s, stage in enumerate(options.stages):
-        count = len(stage.blocks)
-        if count > 1:
-            depths = tuple(depth for depth in config.depths if depth <= count)
-            if not depths:
-                raise UserError(
-                    f"evolve.joint.depths: stage {s} of the network has only {count} blocks; add a number up"
-                    f" to {count}"
-                )
-            yield Gene(f"depth.{s}", depths)
+        if len(stage.blocks) > 1:
+            yield Gene(f"depth.{s}", _depths(config, s, stage))
     for s, stage in enumerate(options.stages):
-        for b, block in enumerate(stage.blocks):
+        deepest = _depths(config, s, stage)[-1] if len(stage.blocks) > 1 else 1
+        for b, block in enumerate(stage.blocks[:deepest]):
             yield Gene(f"kernel.{s}.{b}", config.kernels)
             if block.expands:
                 yield Gene(f"width.{s}.{b}", config.expansions)
                 yield Gene(f"kept.{s}.{b}", config.kept)
             for kind in BITS:
                 yield Gene(f"{kind}.{s}.{b}", config.bits)
+
+
+def _depths(config: JointConfig, place: int, stage: StageBlocks) -> tuple[int, ...]:
+    count = len(stage.blocks)
+    depths = tuple(depth for depth in config.depths if depth <= count)
+    if not depths:
+        raise UserError(
+            f"evolve.joint.depths: stage {place} of the network has only {count} blocks; add a number up to"
+            f" {count}"
+        )
+    return depths
 
 
 def _references(space: GenomeSpace) -> dict[str, Genome]:
@@ -189,10 +226,6 @@ def _block(values: dict[str, Choice], stage: int, place: int, block: BlockOption
         "kept": value("kept", block.kept),
         "bits": {kind: value(kind, "real") for kind in BITS},
     }
-
-
-def _kind(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def _words(gene: Gene) -> tuple[str, int, int | None]:

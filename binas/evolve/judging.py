@@ -12,7 +12,7 @@ from binas.evolve.candidate import Judgement, ShortTraining
 from binas.evolve.config import EvolveConfig
 from binas.evolve.genome import Genome
 from binas.evolve.joint import JointProblem
-from binas.evolve.predictor import learned, split, transfer_report
+from binas.evolve.predictor import learned, transfer_report
 from binas.evolve.problem import Problem
 from binas.evolve.sampling import SampleFile
 from binas.evolve.shared import SharedNetwork
@@ -74,7 +74,7 @@ class PredictedAccuracy:
     ) -> None:  # fmt: skip
         own, self.tuning = config.predictor, tuning
         identity = {
-            "shared": network.identity(),
+            "shared": {**network.identity(), "calibration_batches": config.shared.calibration_batches},
             "training": config.training.model_dump(mode="json"),
             "joint": config.joint.model_dump(mode="json"),
         }
@@ -82,22 +82,17 @@ class PredictedAccuracy:
         real = self.samples.drawn("real", own.real_samples, network.judge_as_shared)
         quantized = self.samples.drawn("quantized", own.quantized_samples, tuning)
         self.report: dict[str, Any] = transfer_report(problem, own, seed, real, quantized)
-        seen, held_out = split(quantized, own.held_out, seed)
-        self.report["predictions"] = {
-            "expected": learned(problem, own, seed, real, seen)(held_out.genomes),
-            "measured": list(held_out.accuracies),
-        }
         write_atomic(folder / REPORT, json.dumps(self.report, indent=1) + "\n")
         self._say()
         self.prediction = learned(problem, own, seed, real, quantized)
 
     def __call__(self, genome: Genome, number: int) -> Judgement:
-        """The accuracy that the predictor expects of a genome."""
-        return Judgement(self.prediction([genome])[0], None)
+        """The accuracy that the predictor expects of a genome, within [0, 1]."""
+        return Judgement(min(max(self.prediction([genome])[0], 0.0), 1.0), None)
 
-    def measured(self, genomes: Sequence[Genome]) -> tuple[float, ...]:
-        """The accuracies of these genomes after a short training."""
-        return self.samples.measured("quantized", genomes, self.tuning).accuracies
+    def measured(self, genomes: Sequence[Genome]) -> list[Judgement]:
+        """What these genomes reach after a short training."""
+        return self.samples.measured("quantized", genomes, self.tuning)
 
     def _say(self) -> None:
         for row in self.report["rank_correlation"]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +22,8 @@ def part_of(shared: nn.Module, candidate: nn.Module) -> dict[str, Tensor]:
     """The tensors of a network with fewer channels, connections or blocks, as views of the shared ones.
 
     Of every dimension the first entries; of a smaller kernel the middle of the larger one; of a convolution
-    with more groups each output's own connections. Buffers of statistics are views as well, so that training
-    moves them in place.
+    with more groups each output's own connections, as a copy. Buffers of statistics are views as well, so
+    that training moves them in place.
 
     Raises:
         UserError: it is no part of the shared network.
@@ -55,7 +59,8 @@ def conv_part(weight: Tensor, conv: BinaryConv2d, shared: BinaryConv2d) -> Tenso
     margin = (shared.kernel_size - conv.kernel_size) // 2
     inner = slice(margin, margin + conv.kernel_size)
     weight = weight[:, :, inner, inner]
-    if conv.groups == shared.groups == 1 or conv.groups == shared.groups:
+    depthwise = all(one.groups == one.in_channels == one.out_channels for one in (conv, shared))
+    if conv.groups == shared.groups or depthwise:
         return weight[:outputs, :inputs]
     own = torch.arange(outputs) // (outputs // conv.groups) * inputs
     wide = torch.arange(outputs) // (shared.out_channels // shared.groups) * weight.shape[1]
@@ -67,3 +72,24 @@ def conv_part(weight: Tensor, conv: BinaryConv2d, shared: BinaryConv2d) -> Tenso
         )
     rows = torch.arange(outputs)[:, None]
     return weight[rows.to(weight.device), columns.to(weight.device)]
+
+
+def assembled(template: nn.Module, blocks: Mapping[str, nn.Module]) -> nn.Module:
+    """A network like the template, a chain, with these blocks in place of all that lie beside them there.
+
+    Args:
+        blocks: by path, `stages.0.1` for example; what holds them is a chain as well.
+    """
+    tree: dict[str, Any] = {}
+    for path, block in blocks.items():
+        *holders, name = path.split(".")
+        branch = tree
+        for holder in holders:
+            branch = branch.setdefault(holder, {})
+        branch[name] = block
+    return _chain({**dict(template.named_children()), **tree})
+
+
+def _chain(tree: Mapping[str, Any]) -> nn.Sequential:
+    children = ((name, one if isinstance(one, nn.Module) else _chain(one)) for name, one in tree.items())
+    return nn.Sequential(OrderedDict(children))

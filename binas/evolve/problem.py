@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,13 +74,18 @@ class Problem:
         """The network that a genome stands for."""
         return self._variant(self.space.values(genome))
 
-    def is_active(self, genome: Genome) -> tuple[bool, ...]:
-        """For each gene whether it says anything: all of them do."""
-        return (True,) * len(genome)
-
     def shared_variant(self, genome: Genome) -> Variant:
         """The network that a genome has inside the shared network."""
         return self.variant(genome)
+
+    def shared_kinds(self) -> tuple[str, ...]:
+        """Kinds of genes that the shared network heeds: all of them."""
+        return tuple(dict.fromkeys(self.space.kinds))
+
+    def blocks(self, genome: Genome) -> dict[str, Hashable]:
+        """Modules of a genome's part that those of other genomes have too, by path, and what each depends on:
+        none, so that each part is built as a whole."""
+        return {}
 
     def prepare(self, shared: nn.Module, kinds: Collection[str]) -> None:
         """What the shared network needs before genes of these kinds begin to vary: nothing."""

@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 
 from binas.arch.genotype import Genotype
 from binas.config import dump_mapping
-from binas.evolve.genome import Genome
 from binas.evolve.pareto import Point, front, hypervolume
 from binas.evolve.problem import Problem, Variant
 from binas.evolve.sampler import GENOME_KEY, REFERENCE_KEY
@@ -41,7 +40,7 @@ def front_document(
         "format": FORMAT,
         "version": 1,
         **about,
-        "objectives": ["search-validation accuracy, maximised", "OPs (FLOPs + BOPs/64), minimised"],
+        "objectives": [f"{accuracy_words(about)}, maximised", "OPs (FLOPs + BOPs/64), minimised"],
         "hypervolume_box": {"accuracy": 1.0, "ops": largest_cost},
         "hypervolume": hypervolume(points, largest_cost),
         "evaluations": sum(REFERENCE_KEY not in trial.system_attrs for trial in trials),
@@ -57,9 +56,15 @@ def front_document(
     }
 
 
+def accuracy_words(about: Mapping[str, Any]) -> str:
+    """What a front's accuracies are: of an evaluation, or what a predictor expects of it."""
+    predicted = "predicted " if about["evaluation"] == "predicted" else ""
+    return f"{predicted}search-validation accuracy"
+
+
 def _row(trial: FrozenTrial, problem: Problem) -> dict[str, Any]:
     point, genome = point_of(trial), tuple(trial.system_attrs[GENOME_KEY])
-    active = problem.is_active(genome)
+    active = problem.space.active(genome)
     inactive = [gene.name for gene, says in zip(problem.space.genes, active, strict=True) if not says]
     return {
         "candidate": trial.number,
@@ -115,21 +120,27 @@ def write_winners(
     }  # fmt: skip
     origin = {"split_hashes": data.split_hashes, "images": images}
     for place, row in enumerate(document["front"], start=1):
-        genome: Genome = problem.space.genome_of(
-            dict(zip((gene.name for gene in problem.space.genes), row["genome"], strict=True))
-        )
+        genome = problem.space.genome_of(row["genome"])
         name = f"{recipe['name']}_winner_{place}"
-        keys = ("candidate", "accuracy", "ops", "bits", "latency", "genome")
+        keys = ("candidate", "accuracy", "measured_accuracy", "ops", "bits", "latency", "genome")
         found = {key: row[key] for key in keys if key in row}
         files.append(
-            _write(problem.variant(genome), folder / WINNERS / str(place), name, recipe, found, origin)
+            _write(
+                problem.variant(genome),
+                folder / WINNERS / str(place),
+                name,
+                recipe,
+                found,
+                origin,
+                accuracy_words(document),
+            )
         )
     return files
 
 
 def _write(
     variant: Variant, stem: Path, name: str, recipe: Mapping[str, Any], found: Mapping[str, Any],
-    origin: Mapping[str, Any],
+    origin: Mapping[str, Any], accuracy: str,
 ) -> Path:  # fmt: skip
     keys = ("runs", "seed", "device", "num_threads", "tensorboard", "plugins", "data", "retrain")
     settings = {"name": name, **{key: recipe[key] for key in keys}}
@@ -142,7 +153,7 @@ def _write(
         return file
     settings["model"] = {"name": variant.name, **(variant.model_extra or {})}
     told = json.dumps(found)
-    head = f"# Found by binas evolve; its candidate, search-validation accuracy and cost: {told}\n"
+    head = f"# Found by binas evolve; its candidate, {accuracy} and cost: {told}\n"
     file = stem.with_suffix(".yaml")
     write_atomic(file, head + dump_mapping(settings))
     return file

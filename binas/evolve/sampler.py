@@ -141,8 +141,14 @@ class EvolutionSampler(BaseGASampler):
             return best
         first = generator.randrange(self.space.size)
         numbers = ((first + step) % self.space.size for step in range(self.space.size))
-        every = (self.space.canonical(self.space.nth(number)) for number in numbers)
-        return next(genome for genome in every if genome not in taken)
+        for number in numbers:
+            genome = self.space.canonical(self.space.nth(number))
+            if genome not in taken:
+                return genome
+        raise UserError(
+            f"evolve.evaluations: {self.config.evaluations} different candidates are wanted, but there are"
+            f" only {len(taken)}: other genomes stand for the same networks; lower it, or give more choices"
+        )
 
 
 class Family:
@@ -179,6 +185,9 @@ class Family:
         return mutated(child, self.space, generator, rate)
 
     def _parent(self, generator: random.Random) -> Genome:
+        return self.space.filled(self._chosen(generator), generator)
+
+    def _chosen(self, generator: random.Random) -> Genome:
         match self.operators.choice:
             case "tournament":
                 return self.genomes[tournament(self.fronts, self.distances, generator)]

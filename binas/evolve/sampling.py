@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +44,8 @@ class SampleFile:
     def drawn(self, precision: Precision, count: int, measure: Measure) -> Samples:
         """So many different genomes, drawn at random, and what was measured of them.
 
-        Samples of quantized candidates keep no limits; what each is does not depend on how many there are.
+        Those whose training left the numbers are left out. They keep no limits; what each is does not depend
+        on how many there are.
         """
         generator = random.Random(derive_seed(self.seed, "samples", precision))
         genomes: dict[Genome, None] = {}
@@ -55,11 +57,19 @@ class SampleFile:
                     f"evolve.predictor.{precision}_samples: only {len(genomes)} different candidates were"
                     f" found in {draws} draws; lower it, or give evolve.joint more choices"
                 )
-            genomes[self.problem.space.random(generator)] = None
-        return self.measured(precision, list(genomes), measure)
+            genome = self.problem.space.random(generator)
+            genomes[self.problem.architecture(genome) if precision == "real" else genome] = None
+        judgements = dict(zip(genomes, self.measured(precision, list(genomes), measure), strict=True))
+        good = {genome: judgement.accuracy for genome, judgement in judgements.items() if not judgement.note}
+        if len(good) < count:
+            say(
+                f"{count - len(good)} of {count} {precision} samples did not train to the end; they are left"
+                " out"
+            )
+        return Samples(tuple(good), tuple(good.values()))
 
-    def measured(self, precision: Precision, genomes: Sequence[Genome], measure: Measure) -> Samples:
-        """These genomes and what was measured of them, in another run or now."""
+    def measured(self, precision: Precision, genomes: Sequence[Genome], measure: Measure) -> list[Judgement]:
+        """What was measured of these genomes, in another run or now."""
         with file_lock(self.lock):
             known = self._read()
             watch, missing = Stopwatch(), [g for g in genomes if (precision, g) not in known]
@@ -68,9 +78,8 @@ class SampleFile:
                 for number, genome in enumerate(progress(missing, f"{precision} samples", len(missing))):
                     # a seed of its own for each genome, whatever has been measured before
                     own = derive_seed(self.seed, "sample", precision, *genome) % 2**31
-                    judgement = measure(genome, own)
-                    known[precision, genome] = judgement.accuracy
-                    row = {"precision": precision, "genome": genome, "accuracy": judgement.accuracy}
+                    judgement = known[precision, genome] = measure(genome, own)
+                    row = {"precision": precision, "genome": genome, **asdict(judgement)}
                     target.append(f"{json.dumps(row)}\n".encode())
                     watch.add()
                     left = len(missing) - number - 1
@@ -82,9 +91,9 @@ class SampleFile:
                 target.sync()
             finally:
                 target.close()
-        return Samples(tuple(genomes), tuple(known[precision, genome] for genome in genomes))
+        return [known[precision, genome] for genome in genomes]
 
-    def _read(self) -> dict[tuple[str, Genome], float]:
+    def _read(self) -> dict[tuple[str, Genome], Judgement]:
         cut_torn_line(self.file)
         if not self.file.exists() or not self.file.stat().st_size:
             target = AppendedFile(self.file)
@@ -93,7 +102,12 @@ class SampleFile:
         head, *lines = read_text(self.file).splitlines()
         try:
             identity, rows = json.loads(head), [json.loads(line) for line in lines]
-            known = {(str(r["precision"]), tuple(map(int, r["genome"]))): float(r["accuracy"]) for r in rows}
+            known = {
+                (str(row["precision"]), tuple(map(int, row["genome"]))): Judgement(
+                    float(row["accuracy"]), row["loss"], str(row["note"])
+                )
+                for row in rows
+            }
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{self.file}: is damaged; remove it, and its samples are measured again"

@@ -7,12 +7,14 @@ after the other begins to vary, and parts learn from the largest network as the 
 
 Yu and Huang, Universally Slimmable Networks, arXiv:1903.05134 (slices; statistics taken anew); Phan et al.,
 arXiv:2005.06305 (random combinations of groups); Cai et al., Once-for-All, arXiv:1908.09791 (phases).
+Deviations from Once-for-All: a smaller kernel is the middle of the larger one, without learned matrices
+between them; a kind of genes varies over all of its choices at once; one part is trained in a step.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from binas.data.opening import Data
 from binas.errors import UserError
 from binas.evolve.candidate import Judgement, training_batches, validation_batches
 from binas.evolve.config import SharedConfig, SharedPhase
-from binas.evolve.genome import Genome, GenomeSpace
-from binas.evolve.part import part_of, tensors
+from binas.evolve.genome import Genome
+from binas.evolve.part import assembled, part_of, tensors
 from binas.evolve.problem import Problem, structure_of
 from binas.evolve.storage import file_lock
 from binas.registry import nearest
@@ -68,10 +70,12 @@ class SharedNetwork:
                 "layers": last.layers if stage.layers is None else stage.layers,
             }
         )
-        self.phases = phases_of(config, problem.space)
+        self.phases = phases_of(config, problem.shared_kinds())
         seed_everything(seed, "shared weights")
         self.network = self._structure(problem.largest()).build_network().to(device)
         self.teacher: nn.Module | None = None
+        self._blocks: dict[tuple[str, Hashable], nn.Module] = {}
+        self._template: nn.Module | None = None
         self.train_batches = training_batches(data, config.batch_size, device)
         self.validation = validation_batches(data, device)
 
@@ -118,8 +122,8 @@ class SharedNetwork:
         """Gives a candidate the weights of its part; what only its own binarizers have starts from these."""
         part = part_of(self.network, self._empty(genome))
         own = tensors(candidate)
-        for name, tensor in part.items():
-            own[name].copy_(tensor)
+        for name in part.keys() & own.keys():  # binarizers may be others
+            own[name].copy_(part[name])
         for name, conv in binary_convolutions(candidate):
             if any(key.startswith(f"{name}.weight_binarizers.") for key in own.keys() - part.keys()):
                 conv.weight_binarizer.restart(conv.weight)
@@ -128,7 +132,16 @@ class SharedNetwork:
         return structure_of(self.problem.shared_variant(genome), [self.stage], self.problem.data)
 
     def _empty(self, genome: Genome) -> nn.Module:
-        """A genome's network without weights of its own."""
+        """A genome's network without weights of its own; blocks that were built before are used again."""
+        wanted = self.problem.blocks(genome)
+        if self._template is not None and wanted and self._blocks.keys() >= wanted.items():
+            return assembled(self._template, {path: self._blocks[path, key] for path, key in wanted.items()})
+        network = self._built(genome)
+        self._blocks.update({(path, key): network.get_submodule(path) for path, key in wanted.items()})
+        self._template = network
+        return network
+
+    def _built(self, genome: Genome) -> nn.Module:
         structure = self._structure(genome)
         try:
             with torch.device("meta"):
@@ -248,18 +261,21 @@ class SharedNetwork:
         return done
 
 
-def phases_of(config: SharedConfig, space: GenomeSpace) -> tuple[SharedPhase, ...]:
+def phases_of(config: SharedConfig, kinds: Collection[str]) -> tuple[SharedPhase, ...]:
     """The phases of its training; without any in the settings one in which all genes vary.
 
+    Args:
+        kinds: of genes that the shared network heeds.
     Raises:
-        UserError: a phase names a kind of genes that there is not.
+        UserError: a phase names another kind of genes.
     """
-    known = sorted(set(space.kinds))
+    known = sorted(kinds)
     for place, phase in enumerate(config.phases):
         for kind in phase.varies:
             if kind not in known:
                 raise UserError(
-                    f"evolve.shared.phases.{place}.varies: no gene is called '{kind}';{nearest(kind, known)}"
+                    f"evolve.shared.phases.{place}.varies: the shared network has no genes called '{kind}';"
+                    f"{nearest(kind, known)}"
                 )
     whole = SharedPhase(name="all genes", varies=tuple(known), epochs=config.stage.epochs)
     return config.phases or (whole,)
@@ -267,6 +283,7 @@ def phases_of(config: SharedConfig, space: GenomeSpace) -> tuple[SharedPhase, ..
 
 def drawn(problem: Problem, varies: Collection[str], generator: random.Random) -> Genome:
     """A genome of which only these kinds of genes are drawn; the others have their costliest choice."""
-    genome = problem.space.random(generator)
+    # all draws before any is dropped: a depth that does not vary must not silence the genes of its blocks
+    genome = problem.space.drawn(generator)
     places = zip(problem.space.kinds, genome, problem.largest(), strict=True)
     return problem.space.canonical(tuple(own if kind in varies else largest for kind, own, largest in places))

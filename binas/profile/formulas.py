@@ -7,6 +7,7 @@ meta device, which holds no numbers, where these would be many and the binarizer
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ from binas.binarize import (
     WEIGHT_BINARIZERS,
     ActivationBinarizer,
     Binarization,
+    BinarizerSpec,
     Geometry,
     WeightBinarizer,
 )
@@ -82,39 +84,45 @@ def binarizer_costs(
         shape: (C, H, W) of the layer's input.
     """
     # a plug-in that is loaded anew is another factory under the same name
-    factories = (
-        ACTIVATION_BINARIZERS[binarization.activation.name],
-        WEIGHT_BINARIZERS[binarization.weight.name],
+    read, kept = binarization.activation, binarization.weight
+    return (
+        _activation_cost(read, ACTIVATION_BINARIZERS[read.name], geometry, shape),
+        _weight_cost(kept, WEIGHT_BINARIZERS[kept.name], _filters(geometry)),
     )
-    return _binarizer_costs(binarization, factories, geometry, shape)
 
 
 @lru_cache(maxsize=2**16)
-def _binarizer_costs(
-    binarization: Binarization, factories: tuple[object, object], geometry: Geometry, shape: Shape
-) -> tuple[BinarizerCost, BinarizerCost]:
-    # finding shapes alone takes longer than computing a few real numbers
-    if max(math.prod(shape), _filters(geometry).numel()) <= FEW_NUMBERS:
-        return _costs_on("cpu", binarization, geometry, shape)
-    try:
-        return _costs_on("meta", binarization, geometry, shape)
-    except UserError:
-        raise
-    except Exception:  # some read numbers, which the meta device does not have
-        return _costs_on("cpu", binarization, geometry, shape)
-
-
-def _costs_on(
-    device: str, binarization: Binarization, geometry: Geometry, shape: Shape
-) -> tuple[BinarizerCost, BinarizerCost]:
-    with torch.device(device), torch.random.fork_rng(devices=[]), torch.no_grad():
-        activation = binarization.build_activation(geometry.in_channels).eval()
+def _activation_cost(spec: BinarizerSpec, factory: object, geometry: Geometry, shape: Shape) -> BinarizerCost:
+    def cost() -> BinarizerCost:
+        activation = Binarization(activation=spec).build_activation(geometry.in_channels).eval()
         activation.bind(geometry)
-        inputs = activation(torch.zeros(1, *shape))
-        filters = _filters(geometry)
-        weight = binarization.build_weight(filters).eval()
-        weights = weight(torch.zeros(filters))
-    return _cost(activation, inputs), _cost(weight, weights)
+        return _cost(activation, activation(torch.zeros(1, *shape)))
+
+    return _told(cost, math.prod(shape))
+
+
+@lru_cache(maxsize=2**16)
+def _weight_cost(spec: BinarizerSpec, factory: object, filters: torch.Size) -> BinarizerCost:
+    def cost() -> BinarizerCost:
+        weight = Binarization(weight=spec).build_weight(filters).eval()
+        return _cost(weight, weight(torch.zeros(filters)))
+
+    return _told(cost, filters.numel())
+
+
+def _told(cost: Callable[[], BinarizerCost], numbers: int) -> BinarizerCost:
+    """What a binarizer tells of itself when it runs on so many numbers."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        if numbers > FEW_NUMBERS:  # finding shapes alone takes longer than computing a few real numbers
+            try:
+                with torch.device("meta"):
+                    return cost()
+            except UserError:
+                raise
+            except Exception:
+                pass
+        with torch.device("cpu"):
+            return cost()
 
 
 def _filters(geometry: Geometry) -> torch.Size:
