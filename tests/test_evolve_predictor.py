@@ -15,7 +15,7 @@ from binas.config import read_mapping
 from binas.data.config import DataConfig
 from binas.data.opening import open_data
 from binas.errors import UserError
-from binas.evolve.candidate import Judgement
+from binas.evolve.candidate import Judgement, ShortTraining
 from binas.evolve.config import EvolveConfig, PredictorConfig
 from binas.evolve.genome import Genome
 from binas.evolve.joint import BITS, JointProblem
@@ -265,6 +265,39 @@ def test_a_joint_search_from_recipe_to_retrained_winner(here: Path, binas: Runne
     status, out, error = binas("evolve", "--resume", run)
     assert status == 0 and (run / "front.json").read_bytes() == before, error
     assert "quantized sample " not in out, "nothing is measured again"
+
+
+def test_a_search_stopped_among_its_samples_ends_as_if_it_never_was(
+    here: Path, binas: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert binas("evolve", "joint.yaml", "--name", "whole")[0] == 0
+    calls = 0
+    measure = ShortTraining.__call__
+
+    def stopping(self: ShortTraining, genome: Genome, number: int) -> Judgement:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return measure(self, genome, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShortTraining, "__call__", stopping)
+        assert binas("evolve", "joint.yaml", "--name", "cut")[0] == 130
+    assert not (here / "runs" / "cut" / "front.json").exists()
+    status, out, error = binas("evolve", "--resume", "runs/cut")
+    assert status == 0 and "2 of 2 epochs are done" in out, error
+    found = []
+    for name in ("whole", "cut"):
+        document = json.loads((here / "runs" / name / "front.json").read_text())
+        found.append(
+            [
+                document["front"],
+                document["generations"],
+                (here / "runs" / name / "predictor.json").read_text(),
+            ]
+        )
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("evaluation", ["short", "shared", "tuned"])
