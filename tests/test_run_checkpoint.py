@@ -246,7 +246,7 @@ def test_killed_while_saving(tmp_path: Path) -> None:
         [sys.executable, "-c", KILLED, str(tmp_path / "c.pt")], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) > 10
+    assert int(done.stdout) > 0  # how many, depends on what else the machine does
     torn = [name for name in os.listdir(tmp_path) if name != "c.pt"]
     assert torn  # some kills did hit in the middle of a write
 
