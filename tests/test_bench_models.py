@@ -140,6 +140,20 @@ def test_rows_that_are_none_are_told(tmp_path: Path) -> None:
         measured.Rows(file)
 
 
+def test_rows_of_two_processes_stay_side_by_side(tmp_path: Path) -> None:
+    first, second = (measured.Rows(tmp_path / "rows.jsonl") for _ in range(2))
+    first.add("a", "1", {"value": 1})
+    second.add("b", "1", {"value": 2})
+    first.add("a", "2", {"value": 3})
+    assert [row["value"] for row in second] == [2, 3]
+    assert second.find("a", "1") is None and second.find("a", "2") == {
+        "key": "a",
+        "settings": "2",
+        "value": 3,
+    }
+    assert [row["key"] for row in measured.Rows(tmp_path / "rows.jsonl")] == ["b", "a"]
+
+
 def test_means() -> None:
     assert measured.mean_std([]) == "–"
     assert measured.mean_std([0.5]) == "50.0 (1)"

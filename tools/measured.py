@@ -31,7 +31,7 @@ from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.recipe import Recipe
 from binas.run.device import pick_device
-from binas.run.files import write_atomic
+from binas.run.files import AppendedFile
 from binas.run.folder import RunFolder
 from binas.run.seeds import set_deterministic
 from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
@@ -52,7 +52,7 @@ def fashion_subset(image_size: int = 28) -> dict[str, Any]:
 
 
 class Rows:
-    """Rows of finished runs in a JSON-lines file, in the order in which they came.
+    """Rows of finished runs in a JSON-lines file, in the order in which they came, of one process or several.
 
     A row has a `key`, the words that name its run, and a `settings` hash. A later row of a key takes the
     place of an earlier one.
@@ -63,32 +63,41 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows: dict[str, dict[str, Any]] = {}
-        lines = read_text(path).splitlines() if path.exists() else []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                self._rows[row["key"]] = row
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{path}: line {number} is no row of a measurement; remove it, and its run is run again"
-                ) from None
+        self._read()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self._rows.values())
+        return iter(self._read().values())
 
     def find(self, key: str, settings: str) -> dict[str, Any] | None:
         """The row of a run, unless it is missing or was made with other settings."""
-        row = self._rows.get(key)
+        row = self._read().get(key)
         return row if row is not None and row.get("settings") == settings else None
 
     def add(self, key: str, settings: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Keeps a row; the file is either old or new, never half."""
+        """Keeps a row; what other processes have added meanwhile stays."""
         row = {"key": key, "settings": settings, **values}
-        self._rows.pop(key, None)
-        self._rows[key] = row
-        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in self))
+        file = AppendedFile(self.path)
+        try:
+            file.append((json.dumps(row) + "\n").encode())
+            file.sync()
+        finally:
+            file.close()
         return row
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {}
+        lines = read_text(self.path).splitlines() if self.path.exists() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                rows.pop(row["key"], None)
+                rows[row["key"]] = row
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.path}: line {number} is no row of a measurement; remove it, and its run is run"
+                    " again"
+                ) from None
+        return rows
 
 
 def settings_hash(recipe: Recipe, genotype: Genotype | None = None) -> str:
