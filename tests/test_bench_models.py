@@ -113,7 +113,7 @@ def test_another_recipe_runs_again(
     capsys.readouterr()
     assert run(study, monkeypatch, "--seeds", "0") == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    assert len((study.parent / "table.jsonl").read_text().splitlines()) == 3
+    assert len(list(measured.Rows(study.parent / "table.jsonl"))) == 3
 
 
 @pytest.mark.parametrize(
