@@ -58,17 +58,14 @@ class JointProblem(Problem):
         self.options, self.choice = options, what
         self.genes = tuple(_genes(config, options))
         self.place = {gene.name: place for place, gene in enumerate(self.genes)}
+        self._where = [_stage_and_block(gene) for gene in self.genes]
         self._middles = list(self._same_middles())
         space = GenomeSpace(self.genes, self.canonical, self.is_active)
         super().__init__(space, self._choice, _references(space), data, stages, plugins)
 
     def is_active(self, genome: Genome) -> tuple[bool, ...]:
         """For each gene whether it says anything: those of blocks beyond a stage's depth do not."""
-        found = []
-        for gene in self.genes:
-            _, stage, block = _words(gene)
-            found.append(block is None or block < self._depth(genome, stage))
-        return tuple(found)
+        return tuple(block is None or block < self._depth(genome, stage) for stage, block in self._where)
 
     def canonical(self, genome: Genome) -> Genome:
         """The genome with first choices where nothing is said, and the least width for as many channels."""
@@ -95,22 +92,14 @@ class JointProblem(Problem):
         return self.canonical(tuple(0 if kind in BITS else place for kind, place in kinds))
 
     def blocks(self, genome: Genome) -> dict[str, Hashable]:
-        """The blocks, by kernel and middle channels."""
-        options = self.options_of(self.shared_variant(genome))
-        inputs = block_inputs(options)
-        return {
-            f"stages.{s}.{b}": (block.kernel, block.middle(inputs[s][b]))
-            for s, stage in enumerate(options.stages)
-            for b, block in enumerate(stage.blocks)
-        }
-
-    @staticmethod
-    def options_of(variant: Variant) -> InvertedOptions:
-        """The options of a network of this problem."""
-        assert isinstance(variant, ModelChoice)
-        options = variant.options()
-        assert isinstance(options, InvertedOptions)
-        return options
+        """The blocks, by their choices of kernel, width and pruning."""
+        found: dict[str, tuple[int, ...]] = {}
+        rows = zip(self.space.kinds, self._where, genome, self.is_active(genome), strict=True)
+        for kind, (stage, block), place, says in rows:
+            if block is not None and says and kind not in BITS:
+                path = f"stages.{stage}.{block}"
+                found[path] = (*found.get(path, ()), place)
+        return dict(found)
 
     def prepare(self, shared: nn.Module, kinds: Collection[str]) -> None:
         """Puts the most important middle channels of every block first, before slices of them are drawn."""
@@ -124,8 +113,8 @@ class JointProblem(Problem):
         the first pair that gives as many channels."""
         inputs_of = block_inputs(self.options)
         for width, gene in enumerate(self.genes):
-            kind, stage, block = _words(gene)
-            if kind != "width" or block is None:
+            stage, block = self._where[width]
+            if gene.kind != "width" or block is None:
                 continue
             kept, inputs = self.place[f"kept.{stage}.{block}"], inputs_of[stage][block]
             first: dict[int, tuple[int, int]] = {}
@@ -228,6 +217,6 @@ def _block(values: dict[str, Choice], stage: int, place: int, block: BlockOption
     }
 
 
-def _words(gene: Gene) -> tuple[str, int, int | None]:
-    kind, stage, *block = gene.name.split(".")
-    return kind, int(stage), int(block[0]) if block else None
+def _stage_and_block(gene: Gene) -> tuple[int, int | None]:
+    _, stage, *block = gene.name.split(".")
+    return int(stage), int(block[0]) if block else None
