@@ -221,7 +221,7 @@ class NoWaiting(TorchDispatchMode):
 
 def without_cpu_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does not run either: 8-bit convolutions and tables of sums."""
-    monkeypatch.setattr("binas.ops.edge_sum.is_available", lambda: False)
+    monkeypatch.setattr("binas.kernels.edge_sum.edge_sum.is_available", lambda: False)
 
 
 @pytest.mark.parametrize("micro_batch", [None, 3])

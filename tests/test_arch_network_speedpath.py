@@ -22,8 +22,9 @@ from binas.arch.sample import random_genotype
 from binas.arch.space import load_space
 from binas.arch.supernet import Supernet, all_candidates
 from binas.config import find_file
-from binas.ops import OPS, sign_conv
-from binas.ops.images_last import is_available, is_last
+from binas.kernels.layouts.images_last import is_available, is_last
+from binas.kernels.sign_conv import sign_conv
+from binas.ops import OPS
 
 SIZE = {"init_channels": 8, "num_cells": 3, "reductions": [1, 2], "stem_multiplier": 2}
 AUXILIARY_WEIGHT = 0.4

@@ -16,7 +16,7 @@ import binas
 PACKAGE = Path(binas.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
-    "errors", "registry", "config", "plugins", "run", "binarize", "ops", "arch", "models", "data", "profile",
+    "errors", "registry", "config", "plugins", "run", "binarize", "kernels", "ops", "arch", "models", "data", "profile",
     "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe", "profiling", "session",
     "evolving", "commands", "cli", "__main__",
 ]  # fmt: skip

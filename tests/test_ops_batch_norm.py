@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from binas.ops.batch_norm import PlainBatchNorm2d, is_available
+from binas.kernels.batch_norm.plain import PlainBatchNorm2d, is_available
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
 

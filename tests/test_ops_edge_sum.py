@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from binas.arch.sharing import Group, NodeEdges, forward_edges
 from binas.binarize import Binarization, BinarizerSpec, set_precision
-from binas.ops import OpContext, build_op, edge_sum, integer_conv, wide_forward
-from binas.ops.integer_conv import IntegerConv, as_levels
+from binas.kernels.edge_sum import edge_sum, integer_conv, wide_forward
+from binas.kernels.edge_sum.integer_conv import IntegerConv, as_levels
+from binas.ops import OpContext, build_op
 
 CONTEXT = OpContext(normalized_input=True, channels_per_group=4)
 CONVOLUTIONS = ["binary_conv_3x3", "binary_dilated_conv_5x5", "binary_group_conv_3x3"]

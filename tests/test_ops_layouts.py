@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from binas.ops.layouts import channels_first, channels_last, is_available
-from binas.ops.threads import Team
+from binas.kernels.layouts.channels_last import channels_first, channels_last, is_available
+from binas.kernels.threads import Team
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
 SHAPES = [

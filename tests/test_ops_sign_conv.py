@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinaryConv2d
-from binas.ops import sign_conv as room
-from binas.ops.batch_norm import PlainBatchNorm2d
-from binas.ops.images_last import as_first, as_last, images_first, images_last, is_available, is_last
-from binas.ops.images_last_pool import pooled_last
-from binas.ops.sign_conv import can_fuse, sign_conv
+from binas.kernels.batch_norm.plain import PlainBatchNorm2d
+from binas.kernels.layouts.images_last import (
+    as_first,
+    as_last,
+    images_first,
+    images_last,
+    is_available,
+    is_last,
+)
+from binas.kernels.pool.images_last_pool import pooled_last
+from binas.kernels.sign_conv import sign_conv as room
+from binas.kernels.sign_conv.sign_conv import can_fuse, sign_conv
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
 

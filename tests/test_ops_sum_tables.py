@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from binas.ops.sum_tables import (
+from binas.kernels.sum_tables.sum_tables import (
     Geometry,
     InputGradient,
     KernelGradient,
@@ -15,7 +15,7 @@ from binas.ops.sum_tables import (
     is_available,
     product_sums,
 )
-from binas.ops.threads import Team
+from binas.kernels.threads import Team
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="numba is not installed")
 

@@ -105,7 +105,7 @@ def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any], tuple[nn.Mo
 
 @contextmanager
 def _as_torch() -> Iterator[None]:
-    with patch("binas.ops.images_last.is_available", return_value=False):
+    with patch("binas.kernels.layouts.images_last.is_available", return_value=False):
         yield
 
 

@@ -135,8 +135,8 @@ def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any], tuple[torch
 @contextmanager
 def _as_torch() -> Iterator[None]:
     # the counter knows neither the int8 convolution nor the tables of sums
-    in_float = patch("binas.ops.edge_sum.is_available", return_value=False)
-    with in_float, patch("binas.ops.sum_tables.is_available", return_value=False):
+    in_float = patch("binas.kernels.edge_sum.edge_sum.is_available", return_value=False)
+    with in_float, patch("binas.kernels.sum_tables.sum_tables.is_available", return_value=False):
         yield
 
 

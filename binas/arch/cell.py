@@ -16,9 +16,9 @@ from binas.arch.layout import CellPlan, EdgeOperations
 from binas.arch.network_edges import NetworkEdges, join, rectified
 from binas.arch.sharing import Group, NodeEdges, binarize_together
 from binas.binarize import BinaryConv2d
+from binas.kernels.batch_norm.plain import PlainBatchNorm2d
+from binas.kernels.layouts.images_last import images_first, images_last, is_last
 from binas.ops import OpContext, build_op
-from binas.ops.batch_norm import PlainBatchNorm2d
-from binas.ops.images_last import images_first, images_last, is_last
 from binas.ops.parameter_free import padded_to_even
 
 Precision = Literal["real", "binary"]

@@ -13,8 +13,8 @@ from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.trunk import Trunk
 from binas.binarize import Binarization, LayerRule
 from binas.errors import UserError
-from binas.ops.images_last import images_first, images_last
-from binas.ops.sign_conv import can_fuse
+from binas.kernels.layouts.images_last import images_first, images_last
+from binas.kernels.sign_conv.sign_conv import can_fuse
 
 
 class Network(Trunk):

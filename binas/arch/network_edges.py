@@ -1,6 +1,6 @@
 """The edges of a network's cell: fused where that pays, and run once where edges would repeat it.
 
-Batch-norm, binary convolution and ReLU run as one step (`binas.ops.sign_conv`), whose tensors have images
+Batch-norm, binary convolution and ReLU run as one step (`binas.kernels.sign_conv.sign_conv`), whose tensors have images
 innermost; what cannot read these gets them contiguous, once for each node. Modules keep parameters and keys.
 """
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from binas.arch.sharing import forward_edges
+from binas.kernels.layouts.images_last import as_last, images_first, images_last, is_last
+from binas.kernels.sign_conv.sign_conv import Moments, can_fuse, moments, sign_conv
 from binas.ops.convolutions import BinaryConv
-from binas.ops.images_last import as_last, images_first, images_last, is_last
 from binas.ops.parameter_free import Pool
-from binas.ops.sign_conv import Moments, can_fuse, moments, sign_conv
 
 
 def rectified(

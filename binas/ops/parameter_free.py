@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binas.binarize import BinaryConv2d
-from binas.ops.batch_norm import PlainBatchNorm2d
+from binas.kernels.batch_norm.plain import PlainBatchNorm2d
+from binas.kernels.layouts.channels_last import channels_first, channels_last
+from binas.kernels.layouts.images_last import images_first, images_last
+from binas.kernels.pool.images_last_pool import can_pool_last, pooled_last
 from binas.ops.contract import OpContext, register_op
 from binas.ops.convolutions import PreActivation
-from binas.ops.images_last import images_first, images_last
-from binas.ops.images_last_pool import can_pool_last, pooled_last
-from binas.ops.layouts import channels_first, channels_last
 
 
 def padded_to_even(x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from binas.binarize import BinaryConv2d
 from binas.binarize.schemes.straight_through import Sign
-from binas.ops import sign_conv
+from binas.kernels.sign_conv import sign_conv
 from oracles.binary_layers import BinaryConv
 
 Signs = dict[str, Tensor]

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binas.ops.compiled import is_available
-from binas.ops.layouts import channels_first
-from binas.ops.threads import Team
+from binas.kernels.compiled import is_available
+from binas.kernels.layouts.channels_last import channels_first
+from binas.kernels.threads import Team
 
 IMAGES_PER_WORD = 32
 PATTERN = 2048
@@ -117,7 +117,7 @@ class Masks:
             pattern: see there.
             total: as `sums`; overwritten if `is_first`.
         """
-        from binas.ops.sum_table_kernels import take_sums
+        from binas.kernels.sum_tables.loops import take_sums
 
         flat, flat_total = (y.permute(0, 2, 3, 1).flatten(1).numpy() for y in (sums, total))
         take_sums(flat, pattern, flat_total, *self._places, first_image, is_first)
@@ -147,7 +147,7 @@ class Rows:
     @cached_property
     def by_image(self) -> Tensor:
         """Images innermost: (words, P, T·C, 32)."""
-        from binas.ops.layout_kernels import transpose_all
+        from binas.kernels.layouts.loops import transpose_all
 
         shape = (self.words, self.pixels, self.width, IMAGES_PER_WORD)
         rows = torch.empty(shape) if self.images % IMAGES_PER_WORD == 0 else torch.zeros(shape)
@@ -171,7 +171,7 @@ class Rows:
     @cached_property
     def by_channel(self) -> Tensor:
         """Channels innermost: (P, 32·words, T·C)."""
-        from binas.ops.layout_kernels import transpose_all
+        from binas.kernels.layouts.loops import transpose_all
 
         padded = self.words * IMAGES_PER_WORD
         rows = torch.empty(self.pixels, padded, self.width)
@@ -219,8 +219,8 @@ class InputGradient:
             scales: (O,), what the rectified sums are multiplied with.
             rows: gradients of its targets.
         """
-        from binas.ops import sum_table_kernels as kernels
-        from binas.ops.vectors import ROWS
+        from binas.kernels.sum_tables import loops as kernels
+        from binas.kernels.vectors import ROWS
 
         signs = kernel.flatten(2).contiguous().numpy()
         offsets = kernels.kernel_offsets(signs, geometry.groups, IMAGES_PER_WORD * 4)
@@ -241,7 +241,7 @@ class InputGradient:
 
     def result(self) -> Tensor:
         """The sum. Shape: (N, I, H, W)."""
-        from binas.ops.layout_kernels import transpose_all
+        from binas.kernels.layouts.loops import transpose_all
 
         images, channels, rows, columns = self.shape
         result = torch.empty(self.shape)
@@ -272,7 +272,7 @@ class KernelGradient:
     """
 
     def __init__(self, x: Tensor, margin: int, team: Team) -> None:
-        from binas.ops import sum_table_kernels as kernels
+        from binas.kernels.sum_tables import loops as kernels
 
         self.team = team
         self.offsets = _input_offsets(x, margin, kernels.MAX_TERMS, kernels.WEIGHT_ROWS, kernels.WEIGHT_LANES)
@@ -283,7 +283,7 @@ class KernelGradient:
         Args:
             rows: gradients of its targets.
         """
-        from binas.ops import sum_table_kernels as kernels
+        from binas.kernels.sum_tables import loops as kernels
 
         lanes, taps, k = kernels.WEIGHT_LANES, geometry.taps(), geometry.kernel_size
         gradient = rows.by_channel
@@ -314,7 +314,7 @@ class KernelGradient:
 
 def product_sums(masks: Masks, rows: Rows, team: Team) -> Tensor:
     """Σ over images and pixels of rectified sum · gradient, by channel. Shape: (O,)."""
-    from binas.ops.sum_table_kernels import add_products
+    from binas.kernels.sum_tables.loops import add_products
 
     values, gradient = masks.sums.numpy(), rows.by_channel.numpy()
     totals = torch.zeros(team.size, values.shape[2], dtype=torch.float64)

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from binas.ops.layouts import channels_last
+from binas.kernels.layouts.channels_last import channels_last
 
 
 @cache

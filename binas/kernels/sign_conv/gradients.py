@@ -1,7 +1,7 @@
 """Gradients of ±1 convolutions with images innermost, by tables of the signed sums of four numbers.
 
 For every four numbers all 16 sums ±a ± b ± c ± d are made once, and each place that needs one looks it up
-(the "method of four Russians"; Arlazarov et al., 1970), as in `binas.ops.sum_tables`; in float32 all along.
+(the "method of four Russians"; Arlazarov et al., 1970), as in `binas.kernels.sum_tables.sum_tables`; in float32 all along.
 
 Legend: N images, C and O channels of input and output, P pixels, P' of the output.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from binas.binarize import BinaryConv2d
-from binas.ops.images_last import empty_last, in_parts, run_all
+from binas.kernels.layouts.images_last import empty_last, in_parts, run_all
 
 LANES, CHANNELS, ROWS = 32, 16, 16
 """Images in a word of bits, output channels in a row of a table, rows of a table; as the loops have them."""
@@ -37,7 +37,7 @@ def kernel_gradient(
     conv: BinaryConv2d, x: Tensor, image_words: Tensor, by_y: Tensor, masks: Tensor, kernel: Tensor
 ) -> Tensor:
     """The gradient by the kernel where scales are 1. Shape: (O, C, k, k)."""
-    from binas.ops import sign_conv_kernels as kernels
+    from binas.kernels.sign_conv import loops as kernels
 
     num_images, channels, height, width = x.shape
     rows, columns = by_y.shape[2:]
@@ -65,7 +65,7 @@ def input_gradient(
     conv: BinaryConv2d, x: Tensor, by_y: Tensor, masks: Tensor, kernel: Tensor, scales: Tensor
 ) -> Tensor:
     """The gradient by the signs of the input (N, C, H, W), images last."""
-    from binas.ops import sign_conv_kernels as kernels
+    from binas.kernels.sign_conv import loops as kernels
 
     num_images, channels, height, width = x.shape
     rows, columns = by_y.shape[2:]

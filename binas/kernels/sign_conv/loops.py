@@ -1,4 +1,4 @@
-"""Compiled loops of `binas.ops.sign_conv`: signs in bits, sums of ±1 by counting bits, and their gradients.
+"""Compiled loops of `binas.kernels.sign_conv.sign_conv`: signs in bits, sums of ±1 by counting bits, and their gradients.
 
 numba compiles them at their first use and keeps the result on disk.
 
@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from binas.ops.sign_conv_vectors import (
+from binas.kernels.sign_conv.vector_loops import (
     CHANNELS,
     LANES,
     add_channel_row,
@@ -24,7 +24,7 @@ from binas.ops.sign_conv_vectors import (
     table_of_images,
     transposed,
 )
-from binas.ops.vectors import ROWS
+from binas.kernels.vectors import ROWS
 
 MAX_TERMS = 12
 """Tables of the input's gradient at a time, so that they stay in the first-level cache."""

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binas.ops.sum_tables import IMAGES_PER_WORD, Masks
-from binas.ops.threads import Team
-from binas.ops.wide_conv import WideConv
+from binas.kernels.edge_sum.wide_conv import WideConv
+from binas.kernels.sum_tables.sum_tables import IMAGES_PER_WORD, Masks
+from binas.kernels.threads import Team
 
 BLOCK_ELEMENTS = 1 << 19
 """Numbers of a wide convolution's output that are worked on at a time (2 MiB of float32)."""

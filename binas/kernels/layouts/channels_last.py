@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binas.ops.compiled import is_available
-from binas.ops.threads import Team
+from binas.kernels.compiled import is_available
+from binas.kernels.threads import Team
 
 SMALLEST_SHARED = 1 << 19
 """Numbers below which a second thread would not pay."""
@@ -89,7 +89,7 @@ def _first(x: Tensor) -> Tensor:
 
 def _transpose_images(x: Tensor, y: Tensor, images: int, step: int, rows: int, columns: int) -> None:
     """Of x, `step` numbers from row to row, to y without gaps."""
-    from binas.ops.layout_kernels import transpose_all
+    from binas.kernels.layouts.loops import transpose_all
 
     source, target = rows * step * 4, rows * columns * 4
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binas.ops.compiled import is_available
-from binas.ops.layouts import rearranged
-from binas.ops.threads import Team
+from binas.kernels.compiled import is_available
+from binas.kernels.layouts.channels_last import rearranged
+from binas.kernels.threads import Team
 
 MULTIPLE = 32
 """Batches must be multiples of this many images."""
@@ -75,7 +75,7 @@ def as_first(x: Tensor) -> Tensor:
 
 def _transpose(x: Tensor, y: Tensor, rows: int, channels: int, columns: int) -> None:
     """From memory (rows, channels, columns) to memory (columns, channels, rows)."""
-    from binas.ops.layout_kernels import transpose_all
+    from binas.kernels.layouts.loops import transpose_all
 
     def part(begin: int, end: int) -> None:
         transpose_all(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binas.ops.images_last import as_last, can_be_last, empty_last, in_parts, is_last
+from binas.kernels.layouts.images_last import as_last, can_be_last, empty_last, in_parts, is_last
 
 
 def _size(length: int, stride: int) -> int:
@@ -17,7 +17,7 @@ def _size(length: int, stride: int) -> int:
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
-        from binas.ops.images_last_pool_kernels import max_pool
+        from binas.kernels.pool.loops import max_pool
 
         num_images, channels, height, width = x.shape
         size = _size(height, stride), _size(width, stride)
@@ -31,7 +31,7 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor, None]:
-        from binas.ops.images_last_pool_kernels import add_max_gradient
+        from binas.kernels.pool.loops import add_max_gradient
 
         (places,) = ctx.saved_tensors
         by_x = _zeros(ctx.shape)
@@ -43,7 +43,7 @@ class _MaxPool(torch.autograd.Function):
 class _AveragePool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
-        from binas.ops.images_last_pool_kernels import average_pool
+        from binas.kernels.pool.loops import average_pool
 
         num_images, channels, height, width = x.shape
         size = _size(height, stride), _size(width, stride)
@@ -55,7 +55,7 @@ class _AveragePool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_y: Tensor) -> tuple[Tensor, None]:
-        from binas.ops.images_last_pool_kernels import add_average_gradient
+        from binas.kernels.pool.loops import add_average_gradient
 
         by_x = _zeros(ctx.shape)
         arrays = _array(as_last(by_y)), _array(by_x)

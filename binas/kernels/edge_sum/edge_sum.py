@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from binas.ops.integer_conv import as_levels, is_available
-from binas.ops.layouts import channels_first, channels_last
-from binas.ops.sum_tables import InputGradient, KernelGradient, Masks, Rows, product_sums
-from binas.ops.threads import Team
-from binas.ops.wide_conv import WideConv
-from binas.ops.wide_forward import WideForward, blocks_of, run_layout
+from binas.kernels.edge_sum.integer_conv import as_levels, is_available
+from binas.kernels.edge_sum.wide_conv import WideConv
+from binas.kernels.edge_sum.wide_forward import WideForward, blocks_of, run_layout
+from binas.kernels.layouts.channels_last import channels_first, channels_last
+from binas.kernels.sum_tables.sum_tables import InputGradient, KernelGradient, Masks, Rows, product_sums
+from binas.kernels.threads import Team
 
 LARGEST_EXACT_HALF = 2048
 """Integers up to this are exact in 16-bit floating point."""

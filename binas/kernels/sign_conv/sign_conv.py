@@ -4,7 +4,7 @@ forward   y = scale · relu(conv(sign(batch_norm(x)), codes))
 backward  exact for batch-norm, codes and scale; 1{|batch_norm(x)| <= window} for sign
 
 Nothing of the size of x is kept but x, one bit a number for its signs, and one for each y > 0. Sums of ±1
-are counted in bits, exactly; their gradients are looked up in tables (`binas.ops.sign_conv_gradients`).
+are counted in bits, exactly; their gradients are looked up in tables (`binas.kernels.sign_conv.gradients`).
 
 Legend: N images, C and O channels of input and output, P pixels, bits in 32-bit words.
 """
@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from binas.binarize import BinaryConv2d
 from binas.binarize.schemes.straight_through import HardTanh, Sign, StraightThrough
-from binas.ops.batch_norm import PlainBatchNorm2d
-from binas.ops.images_last import (
+from binas.kernels.batch_norm.plain import PlainBatchNorm2d
+from binas.kernels.layouts.images_last import (
     as_last,
     can_be_last,
     empty_last,
@@ -31,7 +31,7 @@ from binas.ops.images_last import (
     in_parts,
     run_all,
 )
-from binas.ops.sign_conv_gradients import LANES, PARTS, geometry, input_gradient, kernel_gradient, ranges
+from binas.kernels.sign_conv.gradients import LANES, PARTS, geometry, input_gradient, kernel_gradient, ranges
 
 SMALLEST_WORK = 1 << 25
 """Multiply-accumulates of a convolution below which fusing does not pay."""
@@ -81,7 +81,7 @@ class Affine:
 
 def pack_signs(conv: BinaryConv2d, x: Tensor, affine: Affine) -> Signs:
     """The signs of x, images last, after batch-norm; `conv` is what reads them."""
-    from binas.ops.sign_conv_kernels import pack
+    from binas.kernels.sign_conv.loops import pack
 
     num_images, channels, height, width = x.shape
     pixels = height * width
@@ -140,7 +140,7 @@ class Moments:
 @torch.no_grad()
 def moments(x: Tensor) -> Moments:
     """The moments of x, images last; all batch-norms that read x share them."""
-    from binas.ops.images_last_kernels import add_moments
+    from binas.kernels.layouts.images_last_loops import add_moments
 
     array = flat(x)
     sums = _summed(array.shape, lambda part, begin, end: add_moments(array, part, begin, end))
@@ -173,7 +173,7 @@ def _output_size(conv: BinaryConv2d, height: int, width: int) -> tuple[int, int]
 
 def _convolved(conv: BinaryConv2d, signs: Signs, kernel: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """y, images last, and the bits (P', O, N/32) of its positive numbers."""
-    from binas.ops.sign_conv_kernels import convolve
+    from binas.kernels.sign_conv.loops import convolve
 
     num_images, channels, height, width = signs.shape
     rows, columns = _output_size(conv, height, width)
@@ -200,7 +200,7 @@ def _kernel_words(kernel: Tensor) -> Any:
 
 def _through_norm(by_x: Tensor, x: Tensor, affine: Affine, window: float) -> tuple[Tensor, Tensor]:
     """Turns the gradient by signs into that by x, in place; gives those by the norm's weight and bias."""
-    from binas.ops.images_last_kernels import add_products, finish_gradient
+    from binas.kernels.layouts.images_last_loops import add_products, finish_gradient
 
     given = flat(by_x), flat(x), *affine.arrays, torch.tensor(window).numpy()[()]
     count = x.numel() // x.shape[1]

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binas.ops.compiled import is_available
-from binas.ops.layouts import channels_first
-from binas.ops.threads import Team
+from binas.kernels.compiled import is_available
+from binas.kernels.layouts.channels_last import channels_first
+from binas.kernels.threads import Team
 
 SMALLEST_SIZE = 1 << 16
 """Numbers below which torch's own batch-norm is as fast."""
@@ -18,7 +18,7 @@ SMALLEST_SIZE = 1 << 16
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-        from binas.ops.batch_norm_kernels import normalize
+        from binas.kernels.batch_norm.loops import normalize
 
         x = channels_first(x)
         y = torch.empty_like(x)
@@ -33,7 +33,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_y: Tensor, *_: Any) -> tuple[Tensor, None]:
-        from binas.ops.batch_norm_kernels import gradient
+        from binas.kernels.batch_norm.loops import gradient
 
         y, variance = ctx.saved_tensors
         by_x, by_y = torch.empty_like(y), channels_first(by_y)

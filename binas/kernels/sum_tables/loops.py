@@ -1,4 +1,4 @@
-"""Compiled loops of `binas.ops.sum_tables`: build a table of sums, look its rows up, add them.
+"""Compiled loops of `binas.kernels.sum_tables.sum_tables`: build a table of sums, look its rows up, add them.
 
 numba compiles them at their first use and keeps the result on disk. Vectors of LANES numbers are written
 as LLVM instructions, because the row that is added is known only when it is read.
@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from binas.ops.vectors import ROWS, address_at, load, spread, store, write_table
+from binas.kernels.vectors import ROWS, address_at, load, spread, store, write_table
 
 LANES = 32
 """Numbers in a row of the input's gradient: images."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from binas.ops.integer_conv import IntegerConv
-from binas.ops.layouts import channels_last, write_channels_first
-from binas.ops.sum_tables import Geometry
+from binas.kernels.edge_sum.integer_conv import IntegerConv
+from binas.kernels.layouts.channels_last import channels_last, write_channels_first
+from binas.kernels.sum_tables.sum_tables import Geometry
 
 
 @dataclass(frozen=True)

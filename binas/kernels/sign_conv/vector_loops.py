@@ -1,4 +1,4 @@
-"""Vector instructions of `binas.ops.sign_conv_kernels`, written for LLVM because they work on bits.
+"""Vector instructions of `binas.kernels.sign_conv.loops`, written for LLVM because they work on bits.
 
 numba's results on disk follow the dates of the files with the loops: whoever changes this file touches those.
 
@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from binas.ops.vectors import address_at, load, spread, store, write_table
+from binas.kernels.vectors import address_at, load, spread, store, write_table
 
 LANES = 32
 """Images in a word of bits, and in a row of the tables of the input's gradient."""

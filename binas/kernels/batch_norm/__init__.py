@@ -1,0 +1,1 @@
+"""Batch-norm without affine parameters."""

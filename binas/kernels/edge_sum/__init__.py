@@ -1,0 +1,1 @@
+"""The weighted sum of a supernet's edges as one wider convolution."""

@@ -1,0 +1,1 @@
+"""How tensors lie in memory: channels or images innermost, and the way there and back."""

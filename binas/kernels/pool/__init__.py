@@ -1,0 +1,1 @@
+"""Pools of tensors with images innermost."""

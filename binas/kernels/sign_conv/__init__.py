@@ -1,0 +1,1 @@
+"""Batch-norm, sign, ±1 convolution and ReLU as one step of a trained network."""

@@ -1,0 +1,1 @@
+"""Gradients of ±1 convolutions, looked up in tables of sums."""
