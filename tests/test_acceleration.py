@@ -20,13 +20,13 @@ from binas.binarize.exact import LARGEST_EXACT, convolve_integers, half_type
 from binas.config import build
 from binas.data.batches import Batches
 from binas.data.image_set import ImageSet
+from binas.engine.acceleration import Acceleration, MixedPrecision
+from binas.engine.capture import GraphedBackward, capture_choice
+from binas.engine.loop import run_epoch
 from binas.run.checkpoint import load_checkpoint
 from binas.search.config import SearchConfig
 from binas.search.state import Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions
-from binas.train.acceleration import Acceleration, MixedPrecision
-from binas.train.capture import GraphedBackward, capture_choice
-from binas.train.loop import run_epoch
 from binas.train.stage import RetrainConfig
 from binas.train.stepper import Stepper
 
@@ -343,7 +343,7 @@ import sys, warnings
 warnings.simplefilter("ignore")
 import torch
 from torch import nn
-from binas.train.capture import compiled
+from binas.engine.capture import compiled
 weight = nn.Parameter(torch.ones(3))
 def forward(batch):
     loss = ((batch[0] * weight).relu() * 2).mean()

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from binas.cli import main
 from binas.data.batches import Batches
 from binas.data.image_set import ImageSet
+from binas.engine.data_parallel import settle, take_from_first
+from binas.engine.scaling import rate_values
+from binas.engine.sync_batch_norm import synchronise
 from binas.errors import UserError
 from binas.run.distributed import num_ranks, told_by_ranks
 from binas.run.folder import RunFolder, read_manifest
 from binas.run.metrics import read_metrics
-from binas.train.data_parallel import settle, take_from_first
-from binas.train.scaling import rate_values
-from binas.train.sync_batch_norm import synchronise
 
 PAGE = Path(__file__).parent.parent / "docs" / "distributed.md"
 Runner = Callable[..., tuple[int, str, str]]

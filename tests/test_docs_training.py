@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from binas.config import build, read_mapping, shipped_names
-from binas.train.optimizer import Name
+from binas.engine.optimizer import Name
 from binas.train.stage import StageConfig
 
 PAGE = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")

@@ -16,8 +16,8 @@ import binas
 PACKAGE = Path(binas.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
-    "errors", "registry", "config", "plugins", "run", "binarize", "kernels", "ops", "arch", "models", "data", "profile",
-    "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe", "profiling", "session",
+    "errors", "registry", "config", "plugins", "run", "binarize", "kernels", "ops", "arch", "models", "data",
+    "engine", "profile", "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe", "profiling", "session",
     "evolving", "commands", "cli", "__main__",
 ]  # fmt: skip
 """Rooms from the ground up; a module imports from its own room and from those before it."""

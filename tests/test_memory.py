@@ -26,6 +26,8 @@ from binas.arch.supernet import Supernet, all_candidates
 from binas.config import build
 from binas.data.config import DataConfig
 from binas.data.opening import open_data
+from binas.engine.memory import Footprint, Forecast, Remedy, memory_guard, optimizer_bytes, remedies_text
+from binas.engine.micro_batch import backward_in_parts, parts
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
@@ -34,8 +36,6 @@ from binas.search.config import SearchConfig
 from binas.search.relaxation import draw_paths, single_path
 from binas.search.state import Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions
-from binas.train.memory import Footprint, Forecast, Remedy, memory_guard, optimizer_bytes, remedies_text
-from binas.train.micro_batch import backward_in_parts, parts
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig
 
@@ -574,7 +574,7 @@ def test_a_search_with_single_paths_goes_on_bit_for_bit(quick: Path, binas: Any)
 
 
 def test_auto_stays_in_the_checkpoint(tiny: Path, binas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("binas.train.memory.available_bytes", lambda device: 300_000)
+    monkeypatch.setattr("binas.engine.memory.available_bytes", lambda device: 300_000)
     status, out, error = binas(
         "search", "tiny.yaml", "--micro-batch", "auto", "--search.phases", "[{epochs: 1}]"
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from binas.engine.optimizer import Curve
 from binas.recipe import load_recipe
 from binas.run.metrics import read_metrics
-from binas.train.optimizer import Curve
 
 Runner = Callable[..., tuple[int, str, str]]
 STAGE = "retrain.stages.0"

@@ -16,13 +16,13 @@ from binas.binarize import binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
 from binas.data.opening import open_data
+from binas.engine.optimizer import OptimizerConfig
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model
 from binas.recipe import load_recipe
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
 from binas.train.evaluation import evaluate_checkpoint
-from binas.train.optimizer import OptimizerConfig
 from binas.train.positive_share import PositiveShares
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig

@@ -17,6 +17,7 @@ from binas.binarize import Binarization, BinaryConv2d, binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
+from binas.engine.optimizer import OptimizerConfig, set_learning_rate
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.folder import RunFolder
@@ -24,7 +25,6 @@ from binas.run.metrics import read_metrics
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.train.flips import flip_ratio, weight_codes
 from binas.train.model_file import load_model
-from binas.train.optimizer import OptimizerConfig, set_learning_rate
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig
 

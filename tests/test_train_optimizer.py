@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from binas.config import build
+from binas.engine.loss import LossConfig
+from binas.engine.optimizer import Curve, OptimizerConfig, set_learning_rate
 from binas.errors import UserError
-from binas.train.loss import LossConfig
-from binas.train.optimizer import Curve, OptimizerConfig, set_learning_rate
 
 LOGITS = np.array([[1.5, -0.2, 0.3], [-1.0, 0.4, 2.0], [0.0, 0.0, 0.0], [0.9, 1.1, -3.0]])
 LABELS = np.array([0, 1, 2, 1])

@@ -18,12 +18,12 @@ from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
+from binas.engine.batch_norm import frozen_running_statistics, set_batch_norm_decay
+from binas.engine.loop import check_weights
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
-from binas.train.batch_norm import frozen_running_statistics, set_batch_norm_decay
-from binas.train.loop import check_weights
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig, StageConfig

@@ -18,9 +18,9 @@ from binas.binarize.schemes.inq import Inq
 from binas.config import build
 from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
+from binas.engine.batch_norm import frozen_running_statistics
 from binas.errors import UserError
 from binas.run.folder import RunFolder
-from binas.train.batch_norm import frozen_running_statistics
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig, StageConfig
 

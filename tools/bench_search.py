@@ -32,11 +32,11 @@ from side_by_side import machine, measure, parser, peak_bytes, random_batch, rep
 from binas.arch.alphas import Alphas  # noqa: E402
 from binas.arch.space import load_space  # noqa: E402
 from binas.arch.supernet import Supernet, all_candidates  # noqa: E402
+from binas.engine.acceleration import Acceleration  # noqa: E402
 from binas.run.device import pick_device  # noqa: E402
 from binas.run.files import write_atomic  # noqa: E402
 from binas.search.config import SearchConfig  # noqa: E402
 from binas.search.step import BilevelStep  # noqa: E402
-from binas.train.acceleration import Acceleration  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bnas": {

@@ -24,14 +24,14 @@ from binas.arch.supernet import Supernet, all_candidates
 from binas.data.batches import Batches
 from binas.data.config import Augmentation
 from binas.data.image_set import ImageSet
+from binas.engine.acceleration import Acceleration
+from binas.engine.loop import run_epoch
+from binas.engine.micro_batch import Batch
 from binas.run.device import device_name
 from binas.run.memory import peak_bytes
 from binas.run.seeds import set_deterministic
 from binas.search.config import SearchConfig
 from binas.search.step import BilevelStep, StepOptions
-from binas.train.acceleration import Acceleration
-from binas.train.loop import run_epoch
-from binas.train.micro_batch import Batch
 
 IMAGES, EPOCHS = 25_000, 50
 TEMPERATURES = {"normal": 1.0, "reduce": 1.0}

@@ -26,14 +26,14 @@ from torch import nn
 from binas.binarize import BinaryConv2d, binary_convolutions, set_precision
 from binas.cli import main as binas
 from binas.data.batches import Batches
+from binas.engine.batch_norm import batch_norms
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.recipe import load_recipe
 from binas.run.device import pick_device
 from binas.run.files import write_atomic
 from binas.run.seeds import set_deterministic
-from binas.train.batch_norm import batch_norms
 from binas.train.evaluation import open_training_data, training_images
-from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import ModelStructure, load_model
 
 PARTS = {"weights": (False, True), "activations": (True, False), "both": (True, True)}

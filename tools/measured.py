@@ -27,6 +27,7 @@ from binas.config import build, read_text
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.recipe import Recipe
@@ -34,7 +35,6 @@ from binas.run.device import pick_device
 from binas.run.files import AppendedFile
 from binas.run.folder import RunFolder
 from binas.run.seeds import set_deterministic
-from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
 

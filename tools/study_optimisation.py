@@ -29,12 +29,12 @@ from binas.binarize import BinaryConv2d
 from binas.config import build
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.recipe import Recipe
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
 from binas.run.seeds import set_deterministic
-from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
 

@@ -1,6 +1,6 @@
 """The edges of a network's cell: fused where that pays, and run once where edges would repeat it.
 
-Batch-norm, binary convolution and ReLU run as one step (`binas.kernels.sign_conv.sign_conv`), whose tensors have images
+Batch-norm, binary convolution and ReLU run as one step (`binas.kernels.sign_conv`), whose tensors have images
 innermost; what cannot read these gets them contiguous, once for each node. Modules keep parameters and keys.
 """
 

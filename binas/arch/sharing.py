@@ -1,7 +1,7 @@
 """The edges of a supernet's cell, computed node by node instead of one by one.
 
 Edges that leave one node share its batch-norm, its binarization and its pools; their convolutions of one
-kind become one wider convolution (`binas.kernels.edge_sum.edge_sum`). Modules keep their own parameters: kernels are
+kind become one wider convolution (`binas.kernels.edge_sum`). Modules keep their own parameters: kernels are
 put side by side for each pass. What cannot share runs by itself, beside the rest.
 """
 

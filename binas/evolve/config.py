@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from binas.config import Config, merged
+from binas.engine.optimizer import OptimizerConfig
 from binas.models.mobilenet_v2 import Bits
-from binas.train.optimizer import OptimizerConfig
 from binas.train.stage import RetrainConfig, StageConfig
 
 

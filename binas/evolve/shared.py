@@ -24,6 +24,9 @@ from torch.func import functional_call
 
 from binas.binarize import after_optimizer_step, binary_convolutions, set_progress
 from binas.data.opening import Data
+from binas.engine.batch_norm import batch_norms
+from binas.engine.loop import accuracy, check_weights, evaluate, run_epoch
+from binas.engine.optimizer import set_learning_rate
 from binas.errors import UserError
 from binas.evolve.candidate import Judgement, training_batches, validation_batches
 from binas.evolve.config import SharedConfig, SharedPhase
@@ -36,11 +39,8 @@ from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import say
 from binas.run.seeds import derive_seed, seed_everything
-from binas.train.batch_norm import batch_norms
 from binas.train.distillation import divergence
-from binas.train.loop import accuracy, check_weights, evaluate, run_epoch
 from binas.train.model_file import ModelStructure
-from binas.train.optimizer import set_learning_rate
 from binas.train.stage import StageConfig
 
 KIND = "shared network"

@@ -7,12 +7,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from binas.config import Config, merged
+from binas.engine.acceleration import Acceleration
+from binas.engine.loss import LossConfig
+from binas.engine.micro_batch import MicroBatch
+from binas.engine.optimizer import Curve, OptimizerConfig, Shape, anneal
 from binas.profile.count import Limits
 from binas.search.relaxation import Relaxation
-from binas.train.acceleration import Acceleration
-from binas.train.loss import LossConfig
-from binas.train.micro_batch import MicroBatch
-from binas.train.optimizer import Curve, OptimizerConfig, Shape, anneal
 
 
 class Temperature(Config):

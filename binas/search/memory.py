@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from binas.arch.supernet import Supernet
+from binas.engine.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
+from binas.engine.micro_batch import Batch
+from binas.engine.scaling import rate_alone
 from binas.run.distributed import smallest
 from binas.run.progress import say
 from binas.search.config import Phase, SearchConfig
 from binas.search.relaxation import Relaxation
 from binas.search.state import SearchState
 from binas.search.step import BilevelStep, StepOptions
-from binas.train.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
-from binas.train.micro_batch import Batch
-from binas.train.scaling import rate_alone
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,12 @@ from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.image_set import Images
 from binas.data.opening import Data
+from binas.engine.data_parallel import check_replicas, settle
+from binas.engine.loop import check_weights, run_epoch
+from binas.engine.memory import memory_guard, report_peak
+from binas.engine.micro_batch import Batch
+from binas.engine.optimizer import set_learning_rate
+from binas.engine.scaling import rate_values, rate_words
 from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import save_checkpoint
 from binas.run.distributed import Distributed, first_says, num_ranks, number_of_ranks, rank
@@ -31,12 +37,6 @@ from binas.search.limits import CostLimits
 from binas.search.memory import StepMemory
 from binas.search.state import KIND, Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions, diversity_weight
-from binas.train.data_parallel import check_replicas, settle
-from binas.train.loop import check_weights, run_epoch
-from binas.train.memory import memory_guard, report_peak
-from binas.train.micro_batch import Batch
-from binas.train.optimizer import set_learning_rate
-from binas.train.scaling import rate_values, rate_words
 
 MAX_NUMBERS = 100
 """Squares of a heat map that get their number written in; more would only cost time."""

@@ -15,15 +15,15 @@ from binas.arch.genotype import CELL_KINDS, ZEROISE
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.arch.supernet import Candidates, Supernet, all_candidates
 from binas.binarize import set_precision
+from binas.engine.acceleration import MixedPrecision
+from binas.engine.data_parallel import take_from_first
+from binas.engine.sync_batch_norm import synchronise
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.seeds import generator, seed_everything
 from binas.search.config import Edit, SearchConfig
-from binas.train.acceleration import MixedPrecision
-from binas.train.data_parallel import take_from_first
 from binas.train.model_file import load_weights
-from binas.train.sync_batch_norm import synchronise
 
 KIND = "search"
 

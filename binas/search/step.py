@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from binas.arch.alphas import Alphas, mean_entropy
 from binas.arch.supernet import Supernet
 from binas.binarize import after_optimizer_step
+from binas.engine.acceleration import MixedPrecision
+from binas.engine.batch_norm import frozen_running_statistics
+from binas.engine.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
+from binas.engine.data_parallel import average_gradients
+from binas.engine.loop import accuracy
+from binas.engine.micro_batch import Batch, backward_in_parts
+from binas.engine.sync_batch_norm import waits_for_ranks
 from binas.run.seeds import generator
 from binas.search.config import SearchConfig
 from binas.search.relaxation import EdgeMix, Relaxation, draw_paths, single_path
-from binas.train.acceleration import MixedPrecision
-from binas.train.batch_norm import frozen_running_statistics
-from binas.train.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
-from binas.train.data_parallel import average_gradients
-from binas.train.loop import accuracy
-from binas.train.micro_batch import Batch, backward_in_parts
-from binas.train.sync_batch_norm import waits_for_ranks
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import torch
 from binas.data.batches import Batches
 from binas.data.image_set import Images
 from binas.data.opening import Data, open_data
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.plugins import PluginRecord
-from binas.train.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.train.model_file import ModelStructure, load_model
 from binas.train.teacher import Ensemble
 

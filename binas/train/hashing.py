@@ -12,8 +12,8 @@ from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.binarize.contract import Geometry
 from binas.binarize.schemes.bwnh import Bwnh
 from binas.config import Config
+from binas.engine.batch_norm import frozen_running_statistics
 from binas.errors import UserError
-from binas.train.batch_norm import frozen_running_statistics
 
 
 class HashingStart(Config):

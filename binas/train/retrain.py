@@ -23,6 +23,11 @@ from binas.binarize import binary_weights, restart_weight_binarizers, set_progre
 from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.opening import Data
+from binas.engine.data_parallel import check_replicas, settle, take_from_first
+from binas.engine.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
+from binas.engine.memory import Forecast, memory_guard, report_peak
+from binas.engine.scaling import rate_values, rate_words
+from binas.engine.sync_batch_norm import synchronise
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.plugins import PluginRecord, records_for
@@ -33,18 +38,13 @@ from binas.run.metrics import MetricsLog
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import Stopwatch, eta, say
 from binas.run.seeds import derive_seed, seed_everything
-from binas.train.data_parallel import check_replicas, settle, take_from_first
 from binas.train.flips import flip_ratio, weight_codes
-from binas.train.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
-from binas.train.memory import Forecast, memory_guard, report_peak
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights, read_from
 from binas.train.objective import Objective
 from binas.train.positive_share import PositiveShares
-from binas.train.scaling import rate_values, rate_words
 from binas.train.stage import RetrainConfig, StageConfig, different_choices
 from binas.train.stage_memory import StageMemory
 from binas.train.stepper import Stepper
-from binas.train.sync_batch_norm import synchronise
 from binas.train.teacher import open_teacher
 
 

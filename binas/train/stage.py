@@ -12,15 +12,15 @@ from torch import nn
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.binarize import Binarization, LayerRule, RealActivation, set_precision
 from binas.config import Config, build
+from binas.engine.acceleration import Acceleration
+from binas.engine.batch_norm import set_batch_norm_decay
+from binas.engine.loss import LossConfig
+from binas.engine.micro_batch import MicroBatch
+from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.models import ModelChoice
-from binas.train.acceleration import Acceleration
-from binas.train.batch_norm import set_batch_norm_decay
 from binas.train.compactness import Compactness
 from binas.train.distillation import TeacherConfig
 from binas.train.hashing import HashingStart
-from binas.train.loss import LossConfig
-from binas.train.micro_batch import MicroBatch
-from binas.train.optimizer import Curve, OptimizerConfig
 from binas.train.procedure import Layerwise, Portions
 from binas.train.regularizer import WeightRegularizer
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from binas.arch.trunk import Trunk
+from binas.engine.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
+from binas.engine.micro_batch import Batch
+from binas.engine.scaling import rate_alone
 from binas.run.distributed import smallest
 from binas.run.progress import say
-from binas.train.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
-from binas.train.micro_batch import Batch
 from binas.train.objective import Objective
-from binas.train.scaling import rate_alone
 from binas.train.stage import RetrainConfig, StageConfig
 from binas.train.stepper import Stepper
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from binas.arch.network import Network
 from binas.binarize import ActivationBinarizer, WeightBinarizer, after_optimizer_step, set_progress
-from binas.train.acceleration import MixedPrecision
-from binas.train.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
-from binas.train.data_parallel import average_gradients
-from binas.train.loop import accuracy
-from binas.train.micro_batch import Batch, backward_in_parts
+from binas.engine.acceleration import MixedPrecision
+from binas.engine.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
+from binas.engine.data_parallel import average_gradients
+from binas.engine.loop import accuracy
+from binas.engine.micro_batch import Batch, backward_in_parts
+from binas.engine.optimizer import set_learning_rate
+from binas.engine.sync_batch_norm import waits_for_ranks
 from binas.train.objective import Objective
-from binas.train.optimizer import set_learning_rate
 from binas.train.stage import RetrainConfig, StageConfig
-from binas.train.sync_batch_norm import waits_for_ranks
 
 
 class Stepper:

@@ -1,4 +1,4 @@
-"""Compiled loops of `binas.kernels.batch_norm.plain`; numba compiles them at their first use and keeps the result."""
+"""Compiled loops of `plain.py`; numba compiles them at their first use and keeps the result."""
 
 from __future__ import annotations
 

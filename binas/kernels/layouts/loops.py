@@ -1,4 +1,4 @@
-"""Compiled loops of `binas.kernels.layouts.channels_last`: matrices are transposed in blocks that fit the registers.
+"""Compiled loops of `channels_last.py`: matrices are transposed in blocks that fit the registers.
 
 numba compiles them at their first use and keeps the result on disk. Addresses and steps are in bytes.
 """

@@ -1,4 +1,4 @@
-"""Compiled loops of `binas.kernels.sign_conv.sign_conv`: signs in bits, sums of ±1 by counting bits, and their gradients.
+"""Compiled loops of `sign_conv.py`: signs in bits, sums of ±1 by counting bits, and their gradients.
 
 numba compiles them at their first use and keeps the result on disk.
 

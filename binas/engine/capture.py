@@ -13,10 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from binas.engine.micro_batch import Batch
 from binas.run.memory import is_out_of_memory
 from binas.run.module_state import buffers_unchanged
 from binas.run.progress import say
-from binas.train.micro_batch import Batch
 
 Backward = Callable[[Batch], dict[str, Tensor]]
 """Fills the gradients of parameters, from none, for a batch; gives scalar values."""

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from binas.engine.micro_batch import Batch
+from binas.engine.sync_batch_norm import each_rank_alone
 from binas.errors import UserError
 from binas.run.distributed import num_local_ranks
 from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
 from binas.run.memory_meter import peak_of
 from binas.run.module_state import buffers_unchanged
 from binas.run.progress import say
-from binas.train.micro_batch import Batch
-from binas.train.sync_batch_norm import each_rank_alone
 
 PROBES = ((32, 64), (24, 32), (4, 8))
 """Images of the two steps that are measured: as many as make fast paths pay, or else few."""

@@ -15,8 +15,8 @@ from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.binarize.schemes import bop as bop_scheme
 from binas.binarize.schemes.binary_connect import glorot_limit
 from binas.config import Config
+from binas.engine.bop import Bop
 from binas.errors import UserError
-from binas.train.bop import Bop
 
 Shape = Literal["constant", "linear", "cosine", "exponential"]
 Name = Literal[

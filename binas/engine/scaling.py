@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from binas.engine.micro_batch import Batch
+from binas.engine.sync_batch_norm import each_rank_alone
 from binas.run.distributed import first_says, is_first_rank, num_ranks, wait_for_all
 from binas.run.module_state import buffers_unchanged
 from binas.run.seeds import generator
-from binas.train.micro_batch import Batch
-from binas.train.sync_batch_norm import each_rank_alone
 
 TRIALS = 3
 """Passes that are timed, after one that is not."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from binas.engine.batch_norm import batch_norms
 from binas.run.distributed import num_ranks, total
-from binas.train.batch_norm import batch_norms
 
 
 class _Normalize(torch.autograd.Function):
