@@ -17,8 +17,8 @@ PACKAGE = Path(binas.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
     "errors", "registry", "config", "plugins", "run", "binarize", "kernels", "ops", "arch", "models", "data",
-    "engine", "profile", "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe", "profiling", "session",
-    "evolving", "commands", "cli", "__main__",
+    "engine", "profile", "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe",
+    "profiling", "session", "evolving", "commands", "cli", "__main__",
 ]  # fmt: skip
 """Rooms from the ground up; a module imports from its own room and from those before it."""
 HEAVY = ("matplotlib", "sklearn", "skimage", "tensorboard", "torchvision", "networkx", "graphviz", "optuna")

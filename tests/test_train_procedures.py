@@ -26,8 +26,8 @@ from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
 from binas.train.check import check_network
 from binas.train.model_file import load_model
-from binas.train.procedure import Layerwise, Portions
-from binas.train.regularizer import WeightRegularizer, batch_norm_penalty
+from binas.train.parts.procedure import Layerwise, Portions
+from binas.train.parts.regularizer import WeightRegularizer, batch_norm_penalty
 from binas.train.retrain import Retraining
 from binas.train.squeeze import ChannelPlan, squeeze_file, squeezed
 from binas.train.stage import RetrainConfig, StageConfig

@@ -24,8 +24,10 @@ from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
-from binas.train.compactness import Centres, Compactness
-from binas.train.distillation import (
+from binas.train.model_file import load_model
+from binas.train.objective import Objective
+from binas.train.parts.compactness import Centres, Compactness
+from binas.train.parts.distillation import (
     FeatureTransfer,
     TeacherConfig,
     attention_map,
@@ -33,11 +35,9 @@ from binas.train.distillation import (
     soft_cross_entropy,
     transfer_loss,
 )
-from binas.train.model_file import load_model
-from binas.train.objective import Objective
+from binas.train.parts.teacher import Renormalized
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig, StageConfig
-from binas.train.teacher import Renormalized
 
 Array = npt.NDArray[np.float64]
 Runner = Callable[..., tuple[int, str, str]]

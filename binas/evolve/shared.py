@@ -39,8 +39,8 @@ from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import say
 from binas.run.seeds import derive_seed, seed_everything
-from binas.train.distillation import divergence
 from binas.train.model_file import ModelStructure
+from binas.train.parts.distillation import divergence
 from binas.train.stage import StageConfig
 
 KIND = "shared network"

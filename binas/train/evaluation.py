@@ -15,7 +15,7 @@ from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.plugins import PluginRecord
 from binas.train.model_file import ModelStructure, load_model
-from binas.train.teacher import Ensemble
+from binas.train.parts.teacher import Ensemble
 
 
 def evaluate_checkpoint(

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from binas.errors import UserError
-from binas.train.compactness import Centres, centred_layer
-from binas.train.distillation import divergence, soft_cross_entropy, transfer_loss
-from binas.train.regularizer import batch_norm_penalty
+from binas.train.parts.compactness import Centres, centred_layer
+from binas.train.parts.distillation import divergence, soft_cross_entropy, transfer_loss
+from binas.train.parts.regularizer import batch_norm_penalty
+from binas.train.parts.teacher import Teacher, file_digests
+from binas.train.parts.watch import Watch
 from binas.train.stage import StageConfig
-from binas.train.teacher import Teacher, file_digests
-from binas.train.watch import Watch
 
 
 class Objective:

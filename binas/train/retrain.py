@@ -41,11 +41,11 @@ from binas.run.seeds import derive_seed, seed_everything
 from binas.train.flips import flip_ratio, weight_codes
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights, read_from
 from binas.train.objective import Objective
+from binas.train.parts.teacher import open_teacher
 from binas.train.positive_share import PositiveShares
 from binas.train.stage import RetrainConfig, StageConfig, different_choices
 from binas.train.stage_memory import StageMemory
 from binas.train.stepper import Stepper
-from binas.train.teacher import open_teacher
 
 
 @dataclass

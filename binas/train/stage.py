@@ -18,11 +18,11 @@ from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import MicroBatch
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.models import ModelChoice
-from binas.train.compactness import Compactness
-from binas.train.distillation import TeacherConfig
-from binas.train.hashing import HashingStart
-from binas.train.procedure import Layerwise, Portions
-from binas.train.regularizer import WeightRegularizer
+from binas.train.parts.compactness import Compactness
+from binas.train.parts.distillation import TeacherConfig
+from binas.train.parts.hashing import HashingStart
+from binas.train.parts.procedure import Layerwise, Portions
+from binas.train.parts.regularizer import WeightRegularizer
 
 
 class StageConfig(Config):

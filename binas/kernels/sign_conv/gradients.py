@@ -1,7 +1,8 @@
 """Gradients of ±1 convolutions with images innermost, by tables of the signed sums of four numbers.
 
 For every four numbers all 16 sums ±a ± b ± c ± d are made once, and each place that needs one looks it up
-(the "method of four Russians"; Arlazarov et al., 1970), as in `binas.kernels.sum_tables`; in float32 all along.
+(the "method of four Russians"; Arlazarov et al., 1970), as in `binas.kernels.sum_tables`; in float32 all
+along.
 
 Legend: N images, C and O channels of input and output, P pixels, P' of the output.
 """

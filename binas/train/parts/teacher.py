@@ -16,9 +16,9 @@ from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.plugins import PluginRecord
 from binas.registry import nearest
-from binas.train.distillation import TeacherConfig
 from binas.train.model_file import ModelStructure, load_model
-from binas.train.watch import Watch
+from binas.train.parts.distillation import TeacherConfig
+from binas.train.parts.watch import Watch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What torchvision's networks expect their images to be normalised by."""
