@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from binas.arch import sharing
+from binas.arch import fast_supernet as sharing
 from binas.arch.genotype import CELL_KINDS, cell_edges
 from binas.arch.space import SearchSpace, load_space
 from binas.arch.supernet import Supernet

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binas.arch.sharing import Group, NodeEdges, forward_edges
+from binas.arch.fast_supernet import Group, NodeEdges, forward_edges
 from binas.binarize import Binarization, BinarizerSpec, set_precision
 from binas.kernels.edge_sum import edge_sum, integer_conv, wide_forward
 from binas.kernels.edge_sum.integer_conv import IntegerConv, as_levels

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binas.arch.layout import CellPlan, EdgeOperations
-from binas.arch.network_edges import NetworkEdges, join, rectified
-from binas.arch.sharing import Group, NodeEdges, binarize_together
+from binas.arch.cell_plan import CellPlan, EdgeOperations
+from binas.arch.fast_network import NetworkEdges, join, rectified
+from binas.arch.fast_supernet import Group, NodeEdges, binarize_together
 from binas.binarize import BinaryConv2d
 from binas.kernels.batch_norm.plain import PlainBatchNorm2d
 from binas.kernels.layouts.images_last import images_first, images_last, is_last
@@ -217,7 +217,7 @@ class Cell(nn.Module):
     def _run_shared(
         self, states: list[Tensor | None], edge_weights: Tensor, path: Sequence[int] | None
     ) -> None:
-        """Appends the nodes of a supernet's cell, computed source by source, see `binas.arch.sharing`."""
+        """Appends the nodes of a supernet's cell, computed source by source, see `fast_supernet.py`."""
         last = 2 + self.num_nodes
         sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
         order = [_row(node, source) for source, nodes in sources for node in nodes]
@@ -252,7 +252,7 @@ class Cell(nn.Module):
         return list(groups.values())
 
     def _run_edges(self, states: list[Tensor | None], drop_rate: float) -> None:
-        """Appends the nodes of a network's cell, see `binas.arch.network_edges`."""
+        """Appends the nodes of a network's cell, see `binas.arch.fast_network`."""
         modules = {key: dict(edge.items()) for key, edge in self.edges.items()}  # type: ignore[operator]
         nodes = range(2, 2 + self.num_nodes)
         ends = [

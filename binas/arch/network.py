@@ -7,8 +7,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell, Preprocess, global_average
+from binas.arch.cell_plan import edge_operations
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
-from binas.arch.layout import edge_operations
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.trunk import Trunk
 from binas.binarize import Binarization, LayerRule

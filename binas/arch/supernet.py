@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from binas.arch.cell_plan import EdgeOperations
 from binas.arch.genotype import CELL_KINDS, ZEROISE, cell_edges
-from binas.arch.layout import EdgeOperations
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.arch.trunk import Trunk
 

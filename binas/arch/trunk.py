@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell, global_average
+from binas.arch.cell_plan import EdgeOperations, plan_cells
 from binas.arch.checkpointing import run_checkpointed
-from binas.arch.layout import EdgeOperations, plan_cells
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.arch.stem import ImageNetStem, small_stem
 from binas.binarize import Binarization, LayerRule

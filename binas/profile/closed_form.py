@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from binas.arch.cell import edge_key
+from binas.arch.cell_plan import CellPlan, EdgeOperations, edge_operations, plan_cells
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype
-from binas.arch.layout import CellPlan, EdgeOperations, edge_operations, plan_cells
 from binas.arch.network import Network, genotype_space
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.binarize import Binarization, LayerRule, set_precision

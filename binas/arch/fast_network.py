@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from binas.arch.sharing import forward_edges
+from binas.arch.fast_supernet import forward_edges
 from binas.kernels.layouts.images_last import as_last, images_first, images_last, is_last
 from binas.kernels.sign_conv.sign_conv import Moments, can_fuse, moments, sign_conv
 from binas.ops.convolutions import BinaryConv
