@@ -14,11 +14,11 @@ from binas.arch.genotype import Genotype, read_genotype
 from binas.config import dump, find_file
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
-from binas.evolve.latency import Latencies
-from binas.evolve.opening import open_problem
-from binas.evolve.problem import Problem, Variant, box, limit_of
+from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.problem import Problem, Variant, box, limit_of
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
+from binas.profile.latency import Latencies
 from binas.recipe import Recipe
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from binas.evolve.worker import Judge
+    from binas.evolve.study.worker import Judge
 
 JOURNAL = "study.journal"
 IDENTITY = ("seed", "data", "model", "evolve", "retrain")
@@ -98,9 +98,9 @@ class _Evolution:
 
     def run(self) -> None:
         """Evaluates candidates until there are none left, then writes what was found."""
-        from binas.evolve.judging import open_judge
-        from binas.evolve.storage import open_storage
-        from binas.evolve.worker import Worker
+        from binas.evolve.evaluators.judging import open_judge
+        from binas.evolve.study.storage import open_storage
+        from binas.evolve.study.worker import Worker
 
         with open_storage(self.where, self.study_name) as shared:
             study = self._study(shared)
@@ -131,7 +131,7 @@ class _Evolution:
 
     def _study(self, shared: Any) -> Study:
         from binas.evolve.sampler import EvolutionSampler
-        from binas.evolve.worker import join_study
+        from binas.evolve.study.worker import join_study
 
         evolve = self.recipe.evolve
 
@@ -199,7 +199,7 @@ class _Evolution:
 
     def _check_predictions(self, document: dict[str, Any], judge: Judge) -> dict[str, Any] | None:
         """Measures the first members of a predicted front; gives the predictor's report."""
-        from binas.evolve.judging import PredictedAccuracy
+        from binas.evolve.evaluators.judging import PredictedAccuracy
 
         if not isinstance(judge, PredictedAccuracy):
             return None
@@ -225,7 +225,7 @@ class _Log:
     def __call__(self, trial: FrozenTrial) -> None:
         from binas.evolve.pareto import hypervolume
         from binas.evolve.report import latency_of
-        from binas.evolve.worker import generation_of, is_feasible, point_of
+        from binas.evolve.study.worker import generation_of, is_feasible, point_of
 
         point = point_of(trial)
         if is_feasible(trial):

@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from binas.evolve.candidate import Judgement
 from binas.evolve.config import EvolveConfig
-from binas.evolve.genome import Gene, Genome, GenomeSpace
+from binas.evolve.evaluators.candidate import Judgement
+from binas.evolve.problems.genome import Gene, Genome, GenomeSpace
 from binas.evolve.sampler import EvolutionSampler
-from binas.evolve.storage import open_storage
-from binas.evolve.worker import Worker, join_study
+from binas.evolve.study.storage import open_storage
+from binas.evolve.study.worker import Worker, join_study
 
 SPACE = GenomeSpace(tuple(Gene(f"ratios.{place}", (1, 2, 3, 4)) for place in range(4)))
 

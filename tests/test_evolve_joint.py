@@ -15,12 +15,12 @@ from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, SharedConfig
-from binas.evolve.genome import Genome
-from binas.evolve.joint import BITS, JointProblem, sort_middle
-from binas.evolve.opening import open_problem
-from binas.evolve.part import conv_part, part_of, tensors
-from binas.evolve.problem import completed, profile_of, structure_of
-from binas.evolve.shared import SharedNetwork, drawn, phases_of
+from binas.evolve.evaluators.part import conv_part, part_of, tensors
+from binas.evolve.evaluators.shared import SharedNetwork, drawn, phases_of
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.joint import BITS, JointProblem, sort_middle
+from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.problem import completed, profile_of, structure_of
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import InvertedBlock
 from binas.profile.count import profile_built
@@ -351,8 +351,8 @@ def test_children_draw_what_their_parents_did_not_say(data: Data) -> None:
 
 def test_running_out_of_different_networks_is_told(tmp_path: Path, data: Data) -> None:
     from binas.evolve.sampler import EvolutionSampler
-    from binas.evolve.storage import open_storage
-    from binas.evolve.worker import join_study
+    from binas.evolve.study.storage import open_storage
+    from binas.evolve.study.worker import join_study
 
     one = {**NETWORK, "stages": [{"channels": 8, "stride": 1, "blocks": [{"expansion": 4}]}]}
     problem = problem_of(data, one, kernels=[3], expansions=[2, 4], kept=[0.5, 1.0], bits=[1])

@@ -18,10 +18,10 @@ from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, BinarizerSpec, BinaryConv2d
 from binas.config import find_file
 from binas.errors import UserError
-from binas.evolve.latency import Entry, Latencies, LatencyTable, signature, signatures
 from binas.ops import OPS
 from binas.profile import profile_genotype, profile_module
 from binas.profile.executed import executed_layers
+from binas.profile.latency import Entry, Latencies, LatencyTable, signature, signatures
 from binas.recipe import load_recipe
 from binas.run.metrics import read_metrics
 

@@ -13,7 +13,6 @@ from optuna.study import Study
 
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, Operators
-from binas.evolve.genome import Gene, Genome, GenomeSpace
 from binas.evolve.operators import (
     crossed,
     crowding,
@@ -25,6 +24,7 @@ from binas.evolve.operators import (
     tournament,
 )
 from binas.evolve.pareto import Point, front, hypervolume
+from binas.evolve.problems.genome import Gene, Genome, GenomeSpace
 from binas.evolve.sampler import GENOME_KEY, EvolutionSampler
 
 SPACE = GenomeSpace(tuple(Gene(f"ratios.{place}", (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)) for place in range(6)))

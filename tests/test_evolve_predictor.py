@@ -15,12 +15,9 @@ from binas.config import read_mapping
 from binas.data.config import DataConfig
 from binas.data.opening import open_data
 from binas.errors import UserError
-from binas.evolve.candidate import Judgement, ShortTraining
 from binas.evolve.config import EvolveConfig, PredictorConfig
-from binas.evolve.genome import Genome
-from binas.evolve.joint import BITS, JointProblem
-from binas.evolve.opening import open_problem
-from binas.evolve.predictor import (
+from binas.evolve.evaluators.candidate import Judgement, ShortTraining
+from binas.evolve.evaluators.predictor import (
     Encoding,
     Prediction,
     Samples,
@@ -30,7 +27,10 @@ from binas.evolve.predictor import (
     split,
     transfer_report,
 )
-from binas.evolve.sampling import SampleFile
+from binas.evolve.evaluators.sampling import SampleFile
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.joint import BITS, JointProblem
+from binas.evolve.problems.opening import open_problem
 from binas.models import ModelChoice
 
 Runner = Callable[..., tuple[int, str, str]]

@@ -17,10 +17,10 @@ from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
-from binas.evolve.opening import open_problem
-from binas.evolve.part import conv_part, part_of
-from binas.evolve.problem import Problem, Variant, box, limit_of, profile_of
-from binas.evolve.shared import SharedNetwork
+from binas.evolve.evaluators.part import conv_part, part_of
+from binas.evolve.evaluators.shared import SharedNetwork
+from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.problem import Problem, Variant, box, limit_of, profile_of
 from binas.models import ModelChoice
 from binas.ops import OPS
 from binas.train.stage import StageConfig

@@ -24,10 +24,10 @@ from optuna.trial import TrialState
 
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
-from binas.evolve.leases import OWNER_KEY, Leases, start_of, this_process
 from binas.evolve.sampler import GENOME_KEY, EvolutionSampler
-from binas.evolve.storage import SharedStorage, open_storage, without_password
-from binas.evolve.worker import first_difference, join_study
+from binas.evolve.study.leases import OWNER_KEY, Leases, start_of, this_process
+from binas.evolve.study.storage import SharedStorage, open_storage, without_password
+from binas.evolve.study.worker import first_difference, join_study
 
 WORKER = Path(__file__).with_name("evolve_worker.py")
 SERVER_USER = "nobody"

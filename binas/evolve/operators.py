@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from binas.evolve.genome import Genome, GenomeSpace
+from binas.evolve.problems.genome import Genome, GenomeSpace
 
 Values = npt.NDArray[np.float64]
 

@@ -25,7 +25,7 @@ def save_plots(
     Args:
         document: see `binas.evolve.report.front_document`.
         generations: feasible candidates of each generation.
-        predictor: see `binas.evolve.predictor.transfer_report`, with predictions.
+        predictor: see `binas.evolve.evaluators.predictor.transfer_report`, with predictions.
     """
     pictures = {"front.png": front_figure(document, generations), "genes.png": genes_figure(document)}
     if predictor is not None:

@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial
 
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, Operators
-from binas.evolve.genome import Choice, Genome, GenomeSpace
 from binas.evolve.operators import (
     Values,
     crossed,
@@ -28,6 +27,7 @@ from binas.evolve.operators import (
     survivors,
     tournament,
 )
+from binas.evolve.problems.genome import Choice, Genome, GenomeSpace
 from binas.run.seeds import derive_seed
 
 GENOME_KEY = "genome"

@@ -13,8 +13,8 @@ from binas.data.batches import Batches
 from binas.data.opening import Data
 from binas.engine.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
 from binas.errors import UserError
-from binas.evolve.genome import Genome
-from binas.evolve.problem import Problem, completed
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.problem import Problem, completed
 from binas.run.seeds import derive_seed, seed_everything
 from binas.train.stage import RetrainConfig, StageConfig
 from binas.train.stepper import Stepper

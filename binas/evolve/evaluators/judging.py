@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binas.data.opening import Data
-from binas.evolve.candidate import Judgement, ShortTraining
 from binas.evolve.config import EvolveConfig
-from binas.evolve.genome import Genome
-from binas.evolve.joint import JointProblem
-from binas.evolve.predictor import learned, transfer_report
-from binas.evolve.problem import Problem
-from binas.evolve.sampling import SampleFile
-from binas.evolve.shared import SharedNetwork
+from binas.evolve.evaluators.candidate import Judgement, ShortTraining
+from binas.evolve.evaluators.predictor import learned, transfer_report
+from binas.evolve.evaluators.sampling import SampleFile
+from binas.evolve.evaluators.shared import SharedNetwork
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.joint import JointProblem
+from binas.evolve.problems.problem import Problem
 from binas.run.files import write_atomic
 from binas.run.progress import say
 
 if TYPE_CHECKING:
     import torch
 
-    from binas.evolve.worker import Judge
+    from binas.evolve.study.worker import Judge
 
 SHARED_NETWORK = "shared_network.pt"
 SAMPLES = "predictor_samples.jsonl"

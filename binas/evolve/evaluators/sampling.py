@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from binas.config import read_text
 from binas.errors import UserError
-from binas.evolve.candidate import Judgement
-from binas.evolve.genome import Genome
-from binas.evolve.joint import JointProblem
-from binas.evolve.predictor import Samples
-from binas.evolve.storage import cut_torn_line, file_lock
+from binas.evolve.evaluators.candidate import Judgement
+from binas.evolve.evaluators.predictor import Samples
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.joint import JointProblem
+from binas.evolve.study.storage import cut_torn_line, file_lock
 from binas.run.files import AppendedFile
 from binas.run.progress import Stopwatch, eta, progress, say
 from binas.run.seeds import derive_seed

@@ -17,8 +17,8 @@ from torch import nn
 from binas.data.opening import Data
 from binas.errors import UserError
 from binas.evolve.config import JointConfig
-from binas.evolve.genome import Choice, Gene, Genome, GenomeSpace
-from binas.evolve.problem import Problem, Variant
+from binas.evolve.problems.genome import Choice, Gene, Genome, GenomeSpace
+from binas.evolve.problems.problem import Problem, Variant
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import BlockOptions, InvertedBlock, InvertedOptions, StageBlocks, block_inputs
 from binas.plugins import PluginRecord

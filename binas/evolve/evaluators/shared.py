@@ -28,12 +28,12 @@ from binas.engine.batch_norm import batch_norms
 from binas.engine.loop import accuracy, check_weights, evaluate, run_epoch
 from binas.engine.optimizer import set_learning_rate
 from binas.errors import UserError
-from binas.evolve.candidate import Judgement, training_batches, validation_batches
 from binas.evolve.config import SharedConfig, SharedPhase
-from binas.evolve.genome import Genome
-from binas.evolve.part import assembled, part_of, tensors
-from binas.evolve.problem import Problem, structure_of
-from binas.evolve.storage import file_lock
+from binas.evolve.evaluators.candidate import Judgement, training_batches, validation_batches
+from binas.evolve.evaluators.part import assembled, part_of, tensors
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.problem import Problem, structure_of
+from binas.evolve.study.storage import file_lock
 from binas.registry import nearest
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state

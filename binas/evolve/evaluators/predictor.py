@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binas.evolve.config import PredictorConfig
-from binas.evolve.genome import Genome
-from binas.evolve.joint import BITS, JointProblem
+from binas.evolve.problems.genome import Genome
+from binas.evolve.problems.joint import BITS, JointProblem
 from binas.run.seeds import derive_seed, seed_everything
 
 

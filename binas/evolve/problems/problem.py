@@ -13,8 +13,7 @@ from binas.arch.genotype import Genotype
 from binas.arch.network import genotype_space
 from binas.data.opening import Data
 from binas.evolve.config import EvolveConfig
-from binas.evolve.genome import Choice, Genome, GenomeSpace
-from binas.evolve.latency import Latencies
+from binas.evolve.problems.genome import Choice, Genome, GenomeSpace
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import BINARIZATION, InvertedOptions
 from binas.plugins import PluginRecord
@@ -23,6 +22,7 @@ from binas.profile.cost import Profile
 from binas.profile.count import profile_built
 from binas.profile.executed import profile_module
 from binas.profile.inverted import profile_inverted
+from binas.profile.latency import Latencies
 from binas.train.model_file import ModelStructure, read_from
 from binas.train.stage import StageConfig, different_choices
 

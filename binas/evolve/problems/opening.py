@@ -14,9 +14,9 @@ from binas.config import build, merged
 from binas.data.opening import Data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
-from binas.evolve.genome import Choice, Gene, GenomeSpace
-from binas.evolve.joint import JointProblem
-from binas.evolve.problem import Problem, Variant
+from binas.evolve.problems.genome import Choice, Gene, GenomeSpace
+from binas.evolve.problems.joint import JointProblem
+from binas.evolve.problems.problem import Problem, Variant
 from binas.models import ModelChoice
 from binas.models.mobilenet import GroupOptions, block_channels
 from binas.plugins import PluginRecord

@@ -21,7 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from binas.evolve.sampler import EvolutionSampler
-from binas.evolve.storage import Lock
+from binas.evolve.study.storage import Lock
 
 OWNER_KEY = "owner"
 POLLS = 4
