@@ -2,6 +2,6 @@
 
 import sys
 
-from binas.cli import main
+from binas.cli.main import main
 
 sys.exit(main())

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from binas.cli import main
-from binas.session import REGISTRIES
+from binas.cli.main import main
+from binas.cli.session import REGISTRIES
 
 TINY = """\
 name: tiny

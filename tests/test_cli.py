@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from binas.cli import main
+from binas.cli.main import main
 from binas.config import describe, shipped_names
 from binas.data.opening import Data
 from binas.recipe import Recipe, load_recipe

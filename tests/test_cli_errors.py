@@ -294,7 +294,7 @@ def test_a_limit_on_the_size_of_files(done: Path, spawn: Callable[..., Popen[str
         resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))  # a recipe fits, a checkpoint does not
 
     command = ["-c", "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-               "from binas.cli import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
+               "from binas.cli.main import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
     finished = subprocess.run(
         [sys.executable, *command, "search", "tiny.yaml", "--runs", "limited"],
         cwd=done, capture_output=True, text=True, preexec_fn=limit, check=False,

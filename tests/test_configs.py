@@ -15,7 +15,7 @@ from binas.arch.genotype import parse_genotype
 from binas.arch.network import Network
 from binas.arch.sample import random_genotype
 from binas.arch.space import load_space
-from binas.cli import main
+from binas.cli.main import main
 from binas.config import find_file, shipped_names
 from binas.recipe import Recipe, load_recipe
 from binas.run.checkpoint import load_checkpoint

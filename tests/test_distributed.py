@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from binas.cli import main
+from binas.cli.main import main
 from binas.data.batches import Batches
 from binas.data.image_set import ImageSet
 from binas.engine.data_parallel import settle, take_from_first

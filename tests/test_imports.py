@@ -18,13 +18,13 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
     "errors", "registry", "config", "plugins", "run", "binarize", "kernels", "ops", "arch", "models", "data",
     "engine", "profile", "draw", "train", "search", "evolve", "report", "deploy", "testing", "recipe",
-    "profiling", "session", "evolving", "commands", "cli", "__main__",
+    "cli", "__main__",
 ]  # fmt: skip
 """Rooms from the ground up; a module imports from its own room and from those before it."""
 HEAVY = ("matplotlib", "sklearn", "skimage", "tensorboard", "torchvision", "networkx", "graphviz", "optuna")
 PURE = [
     "arch.network", "arch.sample", "binarize", "ops", "ops.check", "config", "registry", "plugins",
-    "data.config", "search.config", "evolve.config", "train.stage", "recipe", "cli", "commands",
+    "data.config", "search.config", "evolve.config", "train.stage", "recipe", "cli.main", "cli.session",
 ]  # fmt: skip
 """Modules that every command needs, and that none of the heavy libraries may slow down."""
 
@@ -207,5 +207,5 @@ assert before == state() and sys.path == path
 
 def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
     heavy = ("torch", *HEAVY)
-    code = f"import sys, binas.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    code = f"import sys, binas.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
     assert run_python(code, tmp_path) == "[]"

@@ -33,7 +33,7 @@ RECIPES = [name for name in shipped_names("configs") if load_recipe(name, {}).mo
 KILLED = """\
 import os, signal, sys
 import binas.train.retrain as retrain
-from binas.cli import main
+from binas.cli.main import main
 save, count = retrain.save_checkpoint, 0
 def save_and_die(*arguments):
     global count

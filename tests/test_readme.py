@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import binas
-from binas.cli import main
+from binas.cli.main import main
 from binas.ops import OPS
 
 ROOT = Path(__file__).parents[1]

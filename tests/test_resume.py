@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from binas.cli import main
+from binas.cli.main import main
 from binas.run.folder import read_manifest
 from binas.run.metrics import read_metrics
 
@@ -26,7 +26,7 @@ SERVER = """\
 import json, os, signal, sys
 import binas.run.files as files, binas.search.search as search, binas.search.step as step
 import binas.draw.render, binas.train.retrain as retrain
-from binas.cli import main
+from binas.cli.main import main
 
 def run(folder, moment, count, words):
     seen = 0

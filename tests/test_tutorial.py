@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from binas.arch.genotype import parse_genotype
-from binas.cli import main
+from binas.cli.main import main
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPERATION, BINARIZER = DOCS / "tutorial_operation.md", DOCS / "tutorial_binarizer.md"

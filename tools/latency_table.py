@@ -25,20 +25,20 @@ from torch import nn
 
 from binas import __version__
 from binas.binarize import set_progress
+from binas.cli.commands.evolve import read_known_genotype, topology_of
+from binas.cli.session import loaded_plugins
 from binas.config import parse_override
 from binas.data.opening import open_data
 from binas.errors import UserError
 from binas.evolve.problems.genome import Genome, GenomeSpace
 from binas.evolve.problems.opening import open_problem
 from binas.evolve.problems.problem import Problem, profile_of
-from binas.evolving import read_known_genotype, topology_of
 from binas.profile.cost import LayerCost
 from binas.profile.executed import ROOT
 from binas.profile.latency import Entry, LatencyTable, signatures
 from binas.recipe import Recipe, load_recipe
 from binas.run.device import device_name
 from binas.run.progress import progress, say
-from binas.session import loaded_plugins
 
 WARM_UP = 3
 """Runs of a layer before its time counts."""

@@ -24,7 +24,7 @@ from measured import machine_words, markdown_table
 from torch import nn
 
 from binas.binarize import BinaryConv2d, binary_convolutions, set_precision
-from binas.cli import main as binas
+from binas.cli.main import main as binas
 from binas.data.batches import Batches
 from binas.engine.batch_norm import batch_norms
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from binas.arch.genotype import Genotype, read_genotype
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
+from binas.cli.arguments import Arguments, plugins
+from binas.cli.session import REGISTRIES, Overrides
 from binas.config import build, find_file, merged, with_override
 from binas.errors import UserError
 from binas.models import MODELS, ModelChoice, Task
 from binas.ops import OPS
-from binas.plugins import PluginRecord, require_plugins
+from binas.plugins import PluginRecord, load_plugins, require_plugins
 from binas.profile.cost import Profile
 from binas.profile.count import count, count_built
 from binas.profile.table import to_csv, to_table
@@ -27,6 +29,36 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
 """Sizes of CIFAR-10, for a genotype that no recipe goes with."""
+
+
+DESCRIPTION = """\
+Sizes that are not given are those of the genotype's own recipe; --model.KEY VALUE changes an
+option of a published network."""
+KEYS = "model"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    """What the command takes."""
+    arguments.add(
+        "file", help="a genotype (file or shipped name), the name of a published network, or checkpoint.pt"
+    )
+    arguments.add(
+        "--image-size", type=int, nargs="+", metavar="N", help="side, or height and width, in pixels"
+    )
+    arguments.add("--in-channels", type=int, metavar="N", help="channels of the images")
+    arguments.add("--num-classes", type=int, metavar="N", help="classes")
+    arguments.add("--num-cells", type=int, metavar="N", help="cells of the final network")
+    arguments.add("--init-channels", type=int, metavar="N", help="channels of its first cell")
+    arguments.add("--layers", action="store_true", help="a row for every layer")
+    arguments.add("--json", metavar="FILE", help="write JSON; - prints it")
+    arguments.add("--csv", metavar="FILE", help="write a row for every layer; - prints it")
+    arguments.add("--chart", metavar="FILE", help="draw a bar chart (png, svg or pdf)")
+    plugins(arguments)
+
+
+def run(options: Namespace, overrides: Overrides) -> int:
+    """binas profile"""
+    return profile_file(options, load_plugins(options.plugins, REGISTRIES), overrides)
 
 
 def profile_file(

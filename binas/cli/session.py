@@ -13,7 +13,7 @@ import torch
 
 from binas.arch.genotype import Genotype
 from binas.binarize import ACTIVATION_BINARIZERS, GRADIENT_QUANTIZERS, WEIGHT_BINARIZERS
-from binas.config import load
+from binas.config import describe, load, shipped_names
 from binas.data.datasets import DATASETS
 from binas.errors import UserError
 from binas.ops import NONLINEARITIES, OPS
@@ -45,6 +45,17 @@ REGISTRIES = (
 Overrides = dict[str, Any]
 Command = Callable[[Namespace, Overrides], int]
 Batched = TypeVar("Batched", SearchConfig, RetrainConfig)
+
+
+def recipe_keys() -> str:
+    """Every key of a recipe, for the help."""
+    lines = ["keys of a recipe, each also as --key VALUE (a number picks one of a list):"]
+    for key, default, text in describe(Recipe):
+        shown = f" (default: {default})" if default else ""
+        lines.append(f"  --{key}{shown}" + (f"\n        {text}" if text else ""))
+    lines.append(f"\nshipped recipes: {', '.join(shipped_names('configs'))}")
+    lines.append(f"shipped search spaces: {', '.join(shipped_names('search_spaces'))}")
+    return "\n".join(lines)
 
 
 def on_all_ranks(command: Command) -> Command:

@@ -11,6 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from binas.arch.genotype import Genotype, read_genotype
+from binas.cli.arguments import Arguments, run_options
+from binas.cli.session import (
+    Overrides,
+    begin_run,
+    device_of,
+    loaded_plugins,
+    open_run,
+    plugin_words,
+)
 from binas.config import dump, find_file
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
@@ -23,14 +32,6 @@ from binas.recipe import Recipe
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
 from binas.run.progress import say
-from binas.session import (
-    Overrides,
-    begin_run,
-    device_of,
-    loaded_plugins,
-    open_run,
-    plugin_words,
-)
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,29 @@ IDENTITY = ("seed", "data", "model", "evolve", "retrain")
 """Keys of a recipe in which all workers of a study agree."""
 
 
-def run_evolve(options: Namespace, overrides: Overrides) -> int:
+DESCRIPTION = """\
+Writes a Pareto front of accuracy and operations; its networks are files for retrain.
+With --storage any number of workers, on any machines, share one population."""
+KEYS = "recipe"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    """What the command takes."""
+    arguments.add("recipe", nargs="?", metavar="CONFIG", help="the same as --config")
+    arguments.add(
+        "--genotype", metavar="FILE", help="a genotype whose cells are widened, in place of a model"
+    )
+    arguments.add("--random", action="store_true", help="short for --evolve.strategy random: the control")
+    arguments.add(
+        "--storage",
+        metavar="FILE|URL",
+        help="what workers share: a file, or postgresql://user:…@host/database",
+    )
+    arguments.add("--study", metavar="NAME", help="which population of the storage")
+    run_options(arguments)
+
+
+def run(options: Namespace, overrides: Overrides) -> int:
     """binas evolve"""
     if options.random:
         overrides["evolve.strategy"] = "random"

@@ -1,0 +1,64 @@
+"""`binas check`: prove that a checkpoint's network is binary."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from binas.cli.arguments import Arguments, device, plugins
+from binas.cli.session import (
+    REGISTRIES,
+    Overrides,
+)
+from binas.plugins import load_plugins
+from binas.run.device import pick_device
+
+DESCRIPTION = """\
+Runs it and looks at what enters every binary convolution.
+Exit status 1 if it is not binary, or where binarizers with more levels are used, not what they declare."""
+
+
+def add_arguments(arguments: Arguments) -> None:
+    """What the command takes."""
+    arguments.add("checkpoint", help="checkpoint.pt of a retrain run")
+    arguments.add("--data-root", metavar="FOLDER", help="where the images lie, if they have moved")
+    device(arguments)
+    plugins(arguments)
+
+
+def run(options: Namespace, overrides: Overrides) -> int:
+    """binas check"""
+    from binas.data.batches import Batches
+    from binas.train.check import check_network, real_layers
+    from binas.train.evaluation import open_training_data
+    from binas.train.model_file import load_model
+
+    path = Path(options.checkpoint)
+    network, structure, _ = load_model(path, load_plugins(options.plugins, REGISTRIES))
+    data = open_training_data(structure, path, Path(options.data_root) if options.data_root else None)
+    device = pick_device(options.device)
+    images, _ = next(Batches(data.train(), 32, device, data.mean, data.std).epoch(0, shuffle=False))
+    reports = check_network(network.to(device), images)
+    for report in reports:
+        print(f"{report.verdict():<10} {report.name}: {report.words()}")
+    print("\nreal-valued parameters:")
+    for name, kind, count, why in real_layers(network):
+        print(f"  {name} ({kind}, {count} parameters): {why}")
+    failed = [report.name for report in reports if not report.is_as_declared]
+    print(f"\nstage '{structure.stage.name}': {structure.stage.precision_words()}")
+    if failed or not reports:
+        print(f"not binary: {len(failed)} of {len(reports)} binary convolutions saw other values")
+        return 1
+    padded = sum(report.pads_with_zero for report in reports)
+    wider = [report.name for report in reports if not report.is_binary]
+    if wider:
+        print(
+            f"as declared, but not binary: {len(wider)} of {len(reports)} convolutions have more than two"
+            f" levels, or a half that a rule keeps real; {padded} see 0 from padding"
+        )
+        return 0
+    print(
+        f"binary: each of {len(reports)} convolutions reads two values, {padded} of them a third one, 0, from"
+        " padding; two values in a filter"
+    )
+    return 0

@@ -1,0 +1,96 @@
+"""`binas search`: search a space for a genotype."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from pathlib import Path
+
+from binas.arch.genotype import Genotype
+from binas.cli.arguments import Arguments, run_options
+from binas.cli.session import (
+    Overrides,
+    begin_run,
+    device_and_data,
+    loaded_plugins,
+    of_all_ranks,
+    on_all_ranks,
+    open_run,
+    plugin_words,
+    provenance,
+)
+from binas.config import dump
+from binas.errors import UserError
+from binas.ops import OPS
+from binas.recipe import Recipe
+from binas.run.distributed import is_first_rank
+from binas.run.progress import say
+
+DESCRIPTION = """\
+Trains a supernet whose edges mix all candidate operations, and writes one
+recommended genotype. The weights are thrown away: retrain trains the genotype from scratch."""
+KEYS = "recipe"
+
+
+def add_arguments(arguments: Arguments) -> None:
+    """What the command takes."""
+    arguments.add("recipe", nargs="?", metavar="CONFIG", help="the same as --config")
+    run_options(arguments)
+    arguments.add("--strategy", choices=("gradient", "random"), help="short for --search.strategy")
+
+
+@on_all_ranks
+def run(options: Namespace, overrides: Overrides) -> int:
+    """binas search"""
+    from binas.search.search import Search
+
+    if options.strategy:
+        overrides["search.strategy"] = options.strategy
+    if options.micro_batch:
+        overrides["search.micro_batch"] = options.micro_batch
+    recipe, resumed = open_run("search", options, overrides, options.config or options.recipe)
+    if recipe.model is not None:
+        raise UserError(f"model: {recipe.model.name}: is for binas retrain; leave it out to search")
+    if options.print_config:
+        say(dump(recipe).rstrip("\n"))
+        return 0
+    plugins = loaded_plugins(options, recipe, resumed)
+    _check_own_operations(recipe)
+    device, data = device_and_data(recipe)
+    search = Search(
+        recipe.space, of_all_ranks(recipe.search, resumed), data, recipe.seed, device, plugins,
+        provenance(recipe, data), recipe.tensorboard, recipe.distributed,
+    )  # fmt: skip
+    with begin_run("search", recipe, resumed, options, device, data.split_hashes) as folder:
+        genotype = search.run(folder)
+        if not is_first_rank():
+            return 0
+        file = folder.path / "genotype.json"
+        drawing = _draw_beside(genotype, folder.path)
+        rule = "drawn at random" if recipe.search.strategy == "random" else f"{recipe.search.recommend} epoch"
+        say(f"recommended genotype {genotype.hash()} ({rule}): {file}\ndrawn: {drawing}")
+        words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
+        name = ["--name", f"{recipe.name}_retrain"]
+        say(f"next: {shlex.join([*words, *name, *plugin_words(options, recipe)])}")
+    return 0
+
+
+def _check_own_operations(recipe: Recipe) -> None:
+    """Stops before any training where a user's own operation gives a wrong shape."""
+    from binas.ops.check import check_shape
+
+    for name in recipe.space.operations:
+        if name in OPS and OPS.origin(name):
+            try:
+                check_shape(name, recipe.space.supernet.init_channels)
+            except UserError as error:
+                raise UserError(
+                    f"operation '{name}' of {Path(OPS.origin(name)).name}: {error}"
+                    "; binas ops check tells more"
+                ) from error
+
+
+def _draw_beside(genotype: Genotype, folder: Path) -> Path:
+    from binas.draw.render import draw
+
+    return draw(genotype, folder / "cells.svg")
