@@ -13,7 +13,7 @@ from binas.errors import UserError
 from binas.models import MODELS, ModelChoice
 from binas.profile import LayerCost, Profile, count
 
-TOOLS = Path(__file__).parent.parent / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import published_counts as tool  # noqa: E402

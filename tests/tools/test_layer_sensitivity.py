@@ -23,7 +23,7 @@ from binas.models import ModelChoice
 from binas.train.model_file import ModelStructure
 from binas.train.stage import StageConfig
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import layer_sensitivity
 from layer_sensitivity import Sensitivity, measure

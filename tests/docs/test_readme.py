@@ -15,7 +15,7 @@ import binas
 from binas.cli.main import main
 from binas.ops import OPS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 INSTALLS = ("make", "pip")

@@ -29,7 +29,7 @@ from binas.evolve.study.leases import OWNER_KEY, Leases, start_of, this_process
 from binas.evolve.study.storage import SharedStorage, open_storage, without_password
 from binas.evolve.study.worker import first_difference, join_study
 
-WORKER = Path(__file__).with_name("evolve_worker.py")
+WORKER = Path(__file__).parents[1] / "evolve_worker.py"
 SERVER_USER = "nobody"
 Opened = Callable[[str | Path, str], SharedStorage]
 

@@ -25,7 +25,7 @@ from binas.profile.latency import Entry, Latencies, LatencyTable, signature, sig
 from binas.recipe import load_recipe
 from binas.run.metrics import read_metrics
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import latency_table
 

@@ -11,7 +11,7 @@ import pytest
 from binas.arch.genotype import parse_genotype
 from binas.cli.main import main
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 OPERATION, BINARIZER = DOCS / "tutorial_operation.md", DOCS / "tutorial_binarizer.md"
 FILES = {
     OPERATION: {"python": "my_ops.py", "yaml": "tiny.yaml"},

@@ -14,7 +14,7 @@ import pytest
 from binas.binarize.catalogue import KINDS
 from binas.config import read_mapping
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 TOOL = CHECKOUT / "tools" / "bakeoff.py"
 sys.path.insert(0, str(TOOL.parent))
 

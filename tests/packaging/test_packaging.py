@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARTS = (
     "binas", "search_spaces", "configs", "genotypes", "tests", "tools", "docs", "README.md", "Makefile",
     "pyproject.toml",
@@ -144,6 +144,6 @@ def test_sdist_and_wheel_hold_what_they_should(built: Path) -> None:
         "pyproject.toml",
         "README.md",
         "binas/cli.py",
-        "tests/test_packaging.py",
+        "tests/packaging/test_packaging.py",
         "tools/demo.py",
     } <= inside

@@ -12,7 +12,7 @@ import pytest
 
 from binas.profile import MEASURES
 
-PAGE = (Path(__file__).parent.parent / "docs" / "profile.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "profile.md").read_text(encoding="utf-8")
 Runner = Callable[..., tuple[int, str, str]]
 
 

@@ -14,7 +14,7 @@ from binas.config import build, read_mapping
 from binas.errors import UserError
 from binas.models import MODELS
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import bench_models  # noqa: E402

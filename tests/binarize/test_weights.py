@@ -305,7 +305,7 @@ def test_mistakes_name_binarizer_and_option(name: str, options: Options, message
 
 
 def test_every_binarizer_of_the_package_stands_in_a_table() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    text = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
     for registry in (ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, GRADIENT_QUANTIZERS):
         missing = [name for name in registry if not registry.origin(name) and f'"{name}"' not in text]
         assert not missing, f"{registry.kind} {missing}: add forward and gradient to a table of closed forms"

@@ -18,7 +18,7 @@ from binas.arch.genotype import CELL_KINDS, Edge, Genotype, parse_genotype, read
 from binas.errors import UserError
 from binas.ops import OPS
 
-GOLDEN = Path(__file__).parent / "golden" / "genotype_v1.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "genotype_v1.json"
 BASE: dict[str, Any] = {
     "format": "binas-genotype",
     "version": 1,

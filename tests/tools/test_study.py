@@ -27,7 +27,7 @@ from binas.train.positive_share import PositiveShares
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import study_optimisation  # noqa: E402

@@ -32,7 +32,7 @@ from binas.run.distributed import num_ranks, told_by_ranks
 from binas.run.folder import RunFolder, read_manifest
 from binas.run.metrics import read_metrics
 
-PAGE = Path(__file__).parent.parent / "docs" / "distributed.md"
+PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"
 Runner = Callable[..., tuple[int, str, str]]
 RECIPE = """\
 name: tiny

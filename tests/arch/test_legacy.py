@@ -15,7 +15,7 @@ from binas.config import build, find_file, shipped_names
 from binas.errors import UserError
 from binas.ops import OPS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PUBLISHED = (
     "bats", "bnas_latest_cell", "bnas_latest_cell_zeroise", "darts_v1", "darts_v2", "ebnas",
     "pc_darts_cifar", "pc_darts_image",

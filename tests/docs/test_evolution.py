@@ -14,7 +14,7 @@ from binas.config import shipped_names
 from binas.evolve.config import EvolveConfig, Operators
 from binas.recipe import load_recipe
 
-PAGE = (Path(__file__).parent.parent / "docs" / "evolution.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "evolution.md").read_text(encoding="utf-8")
 COMMANDS = [
     line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
 ]

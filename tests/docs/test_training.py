@@ -13,7 +13,7 @@ from binas.config import build, read_mapping, shipped_names
 from binas.engine.optimizer import Name
 from binas.train.stage import StageConfig
 
-PAGE = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
