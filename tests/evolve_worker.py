@@ -39,9 +39,14 @@ def main(storage: str, study: str, log: str, evaluations: str, seconds: str, lea
 
     with shared:
         worker = Worker(
-            join_study(shared, study, sampler, {"seed": 0}), shared, judge,
-            lambda genome: (1.0 + sum(genome), 8.0), lambda genome: {}, 13.0, float(lease),
-        )  # fmt: skip
+            join_study(shared, study, sampler, {"seed": 0}),
+            shared,
+            judge,
+            lambda genome: (1.0 + sum(genome), 8.0),
+            lambda genome: {},
+            13.0,
+            float(lease),
+        )
         Path(f"{log}.ready{os.getpid()}").touch()
         while not Path(f"{log}.go").exists():  # so that all begin together, however long it takes to start
             time.sleep(0.05)

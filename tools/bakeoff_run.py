@@ -170,13 +170,20 @@ def measure(
         lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     flips = [line["flip_ratio"] for line in lines if "flip_ratio" in line and not entry.get("real")]
     return {
-        "entry": name, "data": data, "seed": seed, "digest": digest(settings, name, data),
-        "accuracy": accuracy, "relative_time": relative, "shorter": shorter,
+        "entry": name,
+        "data": data,
+        "seed": seed,
+        "digest": digest(settings, name, data),
+        "accuracy": accuracy,
+        "relative_time": relative,
+        "shorter": shorter,
         "epochs": sum(stage.epochs for stage in config.stages),
-        "first_flips": flips[0] if flips else None, "last_flips": flips[-1] if flips else None,
-        "train_loss": lines[-1]["train_loss"], "cpu_seconds": time.process_time() - start,
+        "first_flips": flips[0] if flips else None,
+        "last_flips": flips[-1] if flips else None,
+        "train_loss": lines[-1]["train_loss"],
+        "cpu_seconds": time.process_time() - start,
         "parameters": sum(p.numel() for p in retraining.network.parameters()),
-    }  # fmt: skip
+    }
 
 
 def _retraining(entry: Mapping[str, Any], config: RetrainConfig, images: Data, seed: int) -> Retraining:

@@ -14,8 +14,17 @@ from binas.run.files import atomic_path, write_atomic
 Row = dict[str, Any]
 Settings = dict[str, Any]
 COLUMNS = (
-    "entry", "family", "bits W/A", "{data} %", "above frozen", "step", "flips", "epochs", "n", "bars",
-)  # fmt: skip
+    "entry",
+    "family",
+    "bits W/A",
+    "{data} %",
+    "above frozen",
+    "step",
+    "flips",
+    "epochs",
+    "n",
+    "bars",
+)
 
 
 def write_table(settings: Settings, rows: Iterable[Row], path: Path, command: str) -> None:
@@ -85,12 +94,18 @@ def cells(settings: Settings, rows: list[Row], data: str) -> list[list[str]]:
         first, last = (_mean(own, key) for key in ("first_flips", "last_flips"))
         lines.append(
             [
-                f"`{name}`", entry["family"], own[0]["bits"], accuracy_words(own),
-                "" if above is None else f"{above:+.1f}", f"{_mean(own, 'relative_time'):.1f}×",
+                f"`{name}`",
+                entry["family"],
+                own[0]["bits"],
+                accuracy_words(own),
+                "" if above is None else f"{above:+.1f}",
+                f"{_mean(own, 'relative_time'):.1f}×",
                 "" if first is None or last is None else f"{first:.3f} → {last:.3f}",
-                str(own[0]["epochs"]), str(len(own)), verdict(settings, rows, name, data),
+                str(own[0]["epochs"]),
+                str(len(own)),
+                verdict(settings, rows, name, data),
             ]
-        )  # fmt: skip
+        )
     return lines
 
 

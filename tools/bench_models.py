@@ -212,9 +212,17 @@ def report(study: Study, rows: Rows, table: Path) -> str:
 
 SPLITS = ("train", "search_validation", "test")
 COLUMNS = (
-    "family", "model", "accuracy %", "full-precision twin %", "searched cell, equal OPs %", "OPs M",
-    "cell's OPs M", "FLOPs M", "binary parameters k", "CPU s a run",
-)  # fmt: skip
+    "family",
+    "model",
+    "accuracy %",
+    "full-precision twin %",
+    "searched cell, equal OPs %",
+    "OPs M",
+    "cell's OPs M",
+    "FLOPs M",
+    "binary parameters k",
+    "CPU s a run",
+)
 NOTES = """\
 Accuracy is that of the last epoch on the test images, mean ± standard deviation (number of seeds); a seed
 changes weights and order of the images, not the images. OPs = FLOPs + BOPs/64, a multiply-accumulate is
@@ -232,20 +240,31 @@ def _family_row(
         return None
     cell, last = found.get(("cell", family.cell), []), binary[-1]
     return [
-        name, last["what"], accuracy(binary), accuracy(found.get(("real", name), [])), accuracy(cell),
-        _millions(last["ops"]), _millions(cell[-1]["ops"]) if cell else "–", _millions(last["flops"]),
-        f"{last['binary_parameters'] / 1e3:.0f}", _seconds(binary),
-    ]  # fmt: skip
+        name,
+        last["what"],
+        accuracy(binary),
+        accuracy(found.get(("real", name), [])),
+        accuracy(cell),
+        _millions(last["ops"]),
+        _millions(cell[-1]["ops"]) if cell else "–",
+        _millions(last["flops"]),
+        f"{last['binary_parameters'] / 1e3:.0f}",
+        _seconds(binary),
+    ]
 
 
 def _cell_row(name: str, cell: CellNetwork, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     last = rows[-1]
     changes = ", ".join(f"{key} {value}" for key, value in cell.network.items())
     return [
-        name, f"`{cell.genotype}` ({last['what']}), {changes}", accuracy(rows), _millions(last["ops"]),
-        _millions(last["flops"]), f"{last['binary_parameters'] / 1e3:.0f}",
+        name,
+        f"`{cell.genotype}` ({last['what']}), {changes}",
+        accuracy(rows),
+        _millions(last["ops"]),
+        _millions(last["flops"]),
+        f"{last['binary_parameters'] / 1e3:.0f}",
         _seconds(rows),
-    ]  # fmt: skip
+    ]
 
 
 def accuracy(rows: Sequence[Mapping[str, Any]]) -> str:

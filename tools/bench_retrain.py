@@ -40,19 +40,27 @@ from binas.ops import OPS  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bnas_a": {
-        "genotype": "bnas_latest_cell_zeroise", "network": {}, "batch": 64, "images": (3, 32, 32),
+        "genotype": "bnas_latest_cell_zeroise",
+        "network": {},
+        "batch": 64,
+        "images": (3, 32, 32),
         "words": "latest_cell_zeroise, 36 channels, 20 cells, batch 64, 3×32×32",
     },
     "dense": {
-        "genotype": "bnas_latest_cell", "network": {"init_channels": 16, "num_cells": 8}, "batch": 64,
-        "images": (3, 32, 32), "words": "latest_cell, 16 channels, 8 cells, batch 64, 3×32×32",
+        "genotype": "bnas_latest_cell",
+        "network": {"init_channels": 16, "num_cells": 8},
+        "batch": 64,
+        "images": (3, 32, 32),
+        "words": "latest_cell, 16 channels, 8 cells, batch 64, 3×32×32",
     },
     "small": {
-        "genotype": "bnas_latest_cell", "batch": 64, "images": (1, 8, 8),
+        "genotype": "bnas_latest_cell",
+        "batch": 64,
+        "images": (1, 8, 8),
         "network": {"init_channels": 8, "num_cells": 3, "reductions": [1, 2]},
         "words": "latest_cell, 8 channels, 3 cells, batch 64, 1×8×8",
     },
-}  # fmt: skip
+}
 PIPELINE_IMAGES = 20_000
 
 

@@ -40,15 +40,18 @@ from binas.search.step import BilevelStep  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bnas": {
-        "space": {"base": "bnas"}, "batch": 64, "images": (3, 32, 32),
+        "space": {"base": "bnas"},
+        "batch": 64,
+        "images": (3, 32, 32),
         "words": "BNAS space, 16 channels, 8 cells, batch 64, 3×32×32",
     },
     "demo": {
         "space": {"base": "binas", "supernet": {"init_channels": 8, "num_cells": 3, "reductions": [1, 2]}},
-        "batch": 128, "images": (1, 8, 8),
+        "batch": 128,
+        "images": (1, 8, 8),
         "words": "demo_digits: binas space, 8 channels, 3 cells, batch 128, 1×8×8",
     },
-}  # fmt: skip
+}
 TEMPERATURES = {"normal": 1.0, "reduce": 1.0}
 DIVERSITY = 1.0
 
@@ -104,9 +107,14 @@ def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any], tuple[torch
     alphas = Alphas(space, all_candidates(space))
     config = SearchConfig()
     bilevel = BilevelStep(
-        supernet, alphas, config.weights.build(supernet.parameters()),
-        config.alphas.build(alphas.parameters()), config, TEMPERATURES, DIVERSITY,
-    )  # fmt: skip
+        supernet,
+        alphas,
+        config.weights.build(supernet.parameters()),
+        config.alphas.build(alphas.parameters()),
+        config,
+        TEMPERATURES,
+        DIVERSITY,
+    )
     oracle = oracles.oracle_from(supernet)
     weight_optimizer = config.weights.build(oracle.parameters())
     values = {kind: alphas.get_parameter(kind).detach().clone() for kind in TEMPERATURES}

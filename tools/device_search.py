@@ -99,17 +99,29 @@ def _search(
         weight_precision=acceleration.precision(device), alpha_precision=acceleration.precision(device)
     )
     step = BilevelStep(
-        supernet, alphas, config.weights.build_for(supernet), config.alphas.build(alphas.parameters()),
-        config, TEMPERATURES, 1.0, options,
-    )  # fmt: skip
+        supernet,
+        alphas,
+        config.weights.build_for(supernet),
+        config.alphas.build(alphas.parameters()),
+        config,
+        TEMPERATURES,
+        1.0,
+        options,
+    )
     augmentation = Augmentation(crop_padding=4, flip=True)
     halves = [
         Batches(
-            _random_images(setting, seed), setting["batch"], device, [0.5] * setting["images"][0],
-            [0.25] * setting["images"][0], augmentation, True, acceleration.data_on_device,
+            _random_images(setting, seed),
+            setting["batch"],
+            device,
+            [0.5] * setting["images"][0],
+            [0.25] * setting["images"][0],
+            augmentation,
+            True,
+            acceleration.data_on_device,
         )
         for seed in (1, 2)
-    ]  # fmt: skip
+    ]
 
     def epoch(seed: int) -> Iterator[tuple[Batch, Batch]]:
         return zip(halves[0].epoch(seed), halves[1].epoch(seed), strict=True)

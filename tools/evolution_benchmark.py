@@ -87,9 +87,14 @@ def main() -> int:
 def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, rows: Rows) -> None:
     config, changes = SEARCHES[search]
     changes = {
-        "evolve.evaluations": options.evaluations, "evolve.population": 8, **changes,
-        "evolve.strategy": strategy, "seed": seed, "num_threads": 1, "tensorboard": False,
-    }  # fmt: skip
+        "evolve.evaluations": options.evaluations,
+        "evolve.population": 8,
+        **changes,
+        "evolve.strategy": strategy,
+        "seed": seed,
+        "num_threads": 1,
+        "tensorboard": False,
+    }
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
     key = f"{search}, {strategy}, seed {seed}"
     recipe = _recipe(config, changes)
@@ -108,9 +113,12 @@ def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, row
     log = options.runs / f"{name}.log"
     with log.open("a", encoding="utf-8") as file:
         subprocess.run(
-            [sys.executable, "-m", "binas", *command], check=True, stdout=file, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "binas", *command],
+            check=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
     document = json.loads((folder / "front.json").read_text(encoding="utf-8"))
     kept = ("hypervolume", "hypervolume_box", "evaluations", "front", "references", "generations")
     found = {name: document[name] for name in kept}
@@ -163,11 +171,14 @@ def write_table(rows: Rows, out: Path) -> None:
                 best = [best_measured(row["front"]) for row in some]
                 lines.append(
                     (
-                        search, strategy, some[-1]["evaluations"],
-                        mean_std([row["hypervolume"] for row in some], 4, 1.0), mean_std(best),
+                        search,
+                        strategy,
+                        some[-1]["evaluations"],
+                        mean_std([row["hypervolume"] for row in some], 4, 1.0),
+                        mean_std(best),
                         mean_std([row["seconds_an_evaluation"] for row in some], 2, 1.0),
                     )
-                )  # fmt: skip
+                )
     columns = ("search", "strategy", "evaluations", "hypervolume", "best accuracy %", "s an evaluation")
     text = (
         "# Evolution against chance\n\n"

@@ -49,17 +49,21 @@ SAVED_EVERY = 10.0
 def main(words: Sequence[str] | None = None) -> int:
     """Measures what the table lacks."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         epilog="Any key of the recipe can be changed after it, by --key.subkey VALUE.",
-    )  # fmt: skip
+    )
     parser.add_argument("recipe", metavar="RECIPE", help="of `binas evolve`: a file, or a shipped name")
     parser.add_argument("--genotype", metavar="FILE", help="the genotype that is evolved, if it is one")
     parser.add_argument("--plugins", action="append", default=[], metavar="FILE", help="as of `binas evolve`")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE",
+        "--out",
+        type=Path,
+        metavar="FILE",
         help="YAML, or JSON if it ends in .json (default: the recipe's evolve.latency_table, or"
         " NAME_latency.yaml)",
-    )  # fmt: skip
+    )
     parser.add_argument("--genomes", type=int, default=500, help="networks drawn at random (default: 500)")
     parser.add_argument("--seed", type=int, default=0, help="of these (default: 0)")
     parser.add_argument(

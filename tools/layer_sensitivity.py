@@ -123,9 +123,12 @@ def measure_file(
 
 
 def measure(
-    network: nn.Module, structure: ModelStructure, training: Batches, validation: Batches,
+    network: nn.Module,
+    structure: ModelStructure,
+    training: Batches,
+    validation: Batches,
     parts: Sequence[str] = tuple(PARTS),
-) -> list[Sensitivity]:  # fmt: skip
+) -> list[Sensitivity]:
     """The sensitivity of every binary convolution, after that of the real-valued network.
 
     Parts of layers that a rule keeps real are left out.
@@ -201,11 +204,15 @@ def table(rows: Sequence[Sensitivity]) -> str:
     columns = ("layer", "binarized", "loss", "accuracy, %", "loss, BN anew", "accuracy, BN anew, %")
     lines = [
         (
-            row.layer, row.binarized, f"{row.loss:.3f}", f"{100 * row.accuracy:.1f}",
-            f"{row.loss_estimated_anew:.3f}", f"{100 * row.accuracy_estimated_anew:.1f}",
+            row.layer,
+            row.binarized,
+            f"{row.loss:.3f}",
+            f"{100 * row.accuracy:.1f}",
+            f"{row.loss_estimated_anew:.3f}",
+            f"{100 * row.accuracy_estimated_anew:.1f}",
         )
         for row in rows
-    ]  # fmt: skip
+    ]
     return markdown_table(columns, lines)
 
 

@@ -227,10 +227,16 @@ def comparison_table(found: list[Comparison], used: list[str]) -> str:
         other = "" if one.other is None else f"{one.exactly(one.other)} ({one.other / one.number - 1:+.1%})"
         rows.append(
             (
-                one.network, NAMES.get(one.quantity, one.quantity), one.printed,
-                one.exactly(one.ours) + unit, f"{one.difference:+.1%}", other, note or rounding, one.source,
+                one.network,
+                NAMES.get(one.quantity, one.quantity),
+                one.printed,
+                one.exactly(one.ours) + unit,
+                f"{one.difference:+.1%}",
+                other,
+                note or rounding,
+                one.source,
             )
-        )  # fmt: skip
+        )
     columns = ("network", "what", "printed", "ours", "difference", "its way", "note", "source")
     return markdown_table(columns, rows)
 
@@ -242,16 +248,30 @@ def network_table(figures: Figures) -> str:
         profile = figures.profile(row)
         rows.append(
             (
-                title, figures.task_of(row), f"{profile.parameters / 1e6:.3f}", f"{profile.binary_share:.1%}",
-                f"{profile.bits / 1e6:.2f}", f"{profile.bits / UNITS['MiB']:.3f}",
-                f"{profile.flops / 1e8:.4f}", f"{profile.bops / 1e9:.4f}", f"{profile.ops / 1e8:.4f}",
+                title,
+                figures.task_of(row),
+                f"{profile.parameters / 1e6:.3f}",
+                f"{profile.binary_share:.1%}",
+                f"{profile.bits / 1e6:.2f}",
+                f"{profile.bits / UNITS['MiB']:.3f}",
+                f"{profile.flops / 1e8:.4f}",
+                f"{profile.bops / 1e9:.4f}",
+                f"{profile.ops / 1e8:.4f}",
                 f"{profile.ops_of_everything / 1e8:.4f}",
             )
-        )  # fmt: skip
+        )
     columns = (
-        "network", "task", "parameters M", "binary", "Mbit", "MiB", "FLOPs e8", "BOPs e9", "OPs e8",
+        "network",
+        "task",
+        "parameters M",
+        "binary",
+        "Mbit",
+        "MiB",
+        "FLOPs e8",
+        "BOPs e9",
+        "OPs e8",
         "OPs e8, everything",
-    )  # fmt: skip
+    )
     return markdown_table(columns, rows)
 
 

@@ -149,10 +149,14 @@ def ours(profile: Profile) -> dict[str, float]:
 COUNTS: dict[str, Callable[[Profile], dict[str, float]]] = {
     rule.__name__: rule
     for rule in (
-        with_scales, everything, with_norms_and_pools, one_bit_each, with_running_statistics,
+        with_scales,
+        everything,
+        with_norms_and_pools,
+        one_bit_each,
+        with_running_statistics,
         without_reduction_skips,
     )
-}  # fmt: skip
+}
 
 
 def read_figures(path: Path = FIGURES) -> Figures:

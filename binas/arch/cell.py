@@ -25,9 +25,15 @@ Precision = Literal["real", "binary"]
 
 
 def convolution(
-    precision: Precision, in_channels: int, out_channels: int, kernel_size: int, stride: int,
-    context: OpContext, setting: str, bias: bool = False,
-) -> nn.Module:  # fmt: skip
+    precision: Precision,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int,
+    context: OpContext,
+    setting: str,
+    bias: bool = False,
+) -> nn.Module:
     """A convolution of either precision, padded so that its output has ceil(H/stride) rows.
 
     An even kernel is not padded here: its input comes padded to even size. `setting` names the key of

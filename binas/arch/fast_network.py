@@ -21,9 +21,12 @@ from binas.ops.parameter_free import Pool
 
 
 def rectified(
-    norm: nn.Module, conv: nn.Module, activation: nn.Module, x: Tensor,
+    norm: nn.Module,
+    conv: nn.Module,
+    activation: nn.Module,
+    x: Tensor,
     found: Callable[[], Moments] | None = None,
-) -> Tensor | None:  # fmt: skip
+) -> Tensor | None:
     """activation(conv(norm(x))) as one step, or None where that cannot be; `found` as in `sign_conv`."""
     if type(activation) is not nn.ReLU or _is_watched(activation) or not can_fuse(norm, conv, x):
         return None

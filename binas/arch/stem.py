@@ -31,9 +31,12 @@ class ImageNetStem(nn.Module):
         super().__init__()
         half = channels // 2
         self.quarter = nn.Sequential(
-            _convolution(in_channels, half, 2, 1), nn.BatchNorm2d(half), nn.ReLU(),
-            _convolution(half, channels, 2, groups[0]), nn.BatchNorm2d(channels),
-        )  # fmt: skip
+            _convolution(in_channels, half, 2, 1),
+            nn.BatchNorm2d(half),
+            nn.ReLU(),
+            _convolution(half, channels, 2, groups[0]),
+            nn.BatchNorm2d(channels),
+        )
         self.eighth = nn.Sequential(
             nn.ReLU(), _convolution(channels, channels, 2, groups[1]), nn.BatchNorm2d(channels)
         )

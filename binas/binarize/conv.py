@@ -81,9 +81,14 @@ class BinaryConv2d(nn.Module):
             {b.gradient.key: b.build_gradient() for b in binarizations if b.gradient is not None}
         )
         geometry = Geometry(
-            self.kernel_size, self.stride, self.padding, self.dilation, self.groups,
-            self.in_channels, self.out_channels,
-        )  # fmt: skip
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.in_channels,
+            self.out_channels,
+        )
         for binarizer in self.activation_binarizers.values():
             cast(ActivationBinarizer, binarizer).bind(geometry)
         self.use(binarizations[0])

@@ -80,9 +80,12 @@ def _convolve(codes: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 @cache
 def _cudnn_is_exact(
-    device: torch.device, dtype: torch.dtype, image: tuple[int, ...], kernel: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+    image: tuple[int, ...],
+    kernel: tuple[int, ...],
     geometry: Geometry,
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether this device convolves ±1 of these sizes without a rounding error; tried once."""
     with torch.no_grad(), torch.autocast("cuda", enabled=False):
         draw = torch.Generator(device).manual_seed(0)

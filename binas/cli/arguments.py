@@ -43,13 +43,17 @@ def device(arguments: Arguments) -> Arguments:
 def run_options(arguments: Arguments) -> Arguments:
     arguments.add("--config", metavar="CONFIG", help="a recipe: a YAML file, or the name of a shipped one")
     arguments.add(
-        "--micro-batch", metavar="auto|N",
+        "--micro-batch",
+        metavar="auto|N",
         help="images computed at a time, gradients adding up; short for --search.micro_batch or --retrain.…",
-    )  # fmt: skip
+    )
     arguments.add("--overwrite", action="store_true", help="replace the run folder if it is one of binas")
     arguments.add(
-        "--resume", nargs="?", const="", metavar="RUN",
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
         help="go on with an interrupted run, bit for bit: runs/NAME (its own config is used)",
-    )  # fmt: skip
+    )
     arguments.add("--print_config", action="store_true", help="print the resolved recipe and end")
     return plugins(arguments)

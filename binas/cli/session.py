@@ -39,8 +39,13 @@ if TYPE_CHECKING:
     from binas.data.opening import Data
 
 REGISTRIES = (
-    OPS, NONLINEARITIES, ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS, GRADIENT_QUANTIZERS, DATASETS,
-)  # fmt: skip
+    OPS,
+    NONLINEARITIES,
+    ACTIVATION_BINARIZERS,
+    WEIGHT_BINARIZERS,
+    GRADIENT_QUANTIZERS,
+    DATASETS,
+)
 """What a plug-in may register names in."""
 Overrides = dict[str, Any]
 Command = Callable[[Namespace, Overrides], int]
@@ -117,9 +122,14 @@ def open_run(
 
 
 def begin_run(
-    kind: str, recipe: Recipe, resumed: RunFolder | None, options: Namespace, device: torch.device,
-    hashes: dict[str, str], genotype: Genotype | None = None,
-) -> RunFolder:  # fmt: skip
+    kind: str,
+    recipe: Recipe,
+    resumed: RunFolder | None,
+    options: Namespace,
+    device: torch.device,
+    hashes: dict[str, str],
+    genotype: Genotype | None = None,
+) -> RunFolder:
     """The run folder, with everything in it that a resumed run needs; the config comes last."""
     from binas.run.files import write_atomic
 
@@ -135,9 +145,12 @@ def begin_run(
     if genotype is not None:
         write_atomic(folder.path / "genotype.json", genotype.to_json())
     folder.write_manifest(
-        seed=recipe.seed, device=device, splits=hashes, plugins=plugin_files(options, recipe),
+        seed=recipe.seed,
+        device=device,
+        splits=hashes,
+        plugins=plugin_files(options, recipe),
         **number_of_ranks(),
-    )  # fmt: skip
+    )
     folder.write_config(recipe)
     wait_for_all()
     return folder

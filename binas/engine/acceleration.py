@@ -65,9 +65,11 @@ class MixedPrecision:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def step(
-        self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter] = (),
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Iterable[nn.Parameter] = (),
         max_norm: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """An optimizer step with gradients of their true size, left out where one has overflowed.
 
         Args:

@@ -21,7 +21,7 @@ from binas.errors import UserError
 Shape = Literal["constant", "linear", "cosine", "exponential"]
 Name = Literal[
     "sgd", "adam", "momentum", "nesterov", "adamw", "radam", "rmsprop", "adagrad", "adadelta", "bop"
-]  # fmt: skip
+]
 
 
 class OptimizerConfig(Config):

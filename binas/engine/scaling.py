@@ -19,9 +19,13 @@ TRIALS = 3
 
 
 def rate_alone(
-    backward: Callable[[Batch], object], module: nn.Module, image_shape: Sequence[int], num_classes: int,
-    device: torch.device, num_images: int,
-) -> float | None:  # fmt: skip
+    backward: Callable[[Batch], object],
+    module: nn.Module,
+    image_shape: Sequence[int],
+    num_classes: int,
+    device: torch.device,
+    num_images: int,
+) -> float | None:
     """Images a second of rank 0 while the others wait; None where there is a single rank.
 
     Forward and backward passes of random images are timed, without data, optimizer and communication.

@@ -17,9 +17,11 @@ DPI = 150
 
 
 def save_plots(
-    document: Mapping[str, Any], generations: Mapping[int, Sequence[Point]], folder: Path,
+    document: Mapping[str, Any],
+    generations: Mapping[int, Sequence[Point]],
+    folder: Path,
     predictor: Mapping[str, Any] | None = None,
-) -> list[Path]:  # fmt: skip
+) -> list[Path]:
     """Draws `front.png`, `genes.png` and, where there is a predictor, `predictor.png` into a folder.
 
     Args:
@@ -53,14 +55,20 @@ def front_figure(document: Mapping[str, Any], generations: Mapping[int, Sequence
         axes.plot(
             [p.cost for p in reached] + [max(p.cost for p in seen)],
             [p.accuracy for p in reached] + [reached[-1].accuracy],
-            drawstyle="steps-post", color=color, linewidth=1, label=f"after generation {generation}",
-        )  # fmt: skip
+            drawstyle="steps-post",
+            color=color,
+            linewidth=1,
+            label=f"after generation {generation}",
+        )
     for row in document["references"]:
         axes.scatter([row["ops"]], [row["accuracy"]], marker="*", s=110, color="#d55e00", zorder=4)
         axes.annotate(
-            f"{row['uniform']} everywhere", (row["ops"], row["accuracy"]), xytext=(6, -10),
-            textcoords="offset points", fontsize=8,
-        )  # fmt: skip
+            f"{row['uniform']} everywhere",
+            (row["ops"], row["accuracy"]),
+            xytext=(6, -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
     axes.set_xscale("log")
     for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatted(FuncFormatter(lambda value, _: short_count(value)))
@@ -116,9 +124,13 @@ def predictor_figure(document: Mapping[str, Any], predictor: Mapping[str, Any]) 
     front = [row for row in document["front"] if "measured_accuracy" in row]
     if front:
         scatter.scatter(
-            [row["measured_accuracy"] for row in front], [row["accuracy"] for row in front],
-            s=40, marker="*", color="#d55e00", label="members of the front",
-        )  # fmt: skip
+            [row["measured_accuracy"] for row in front],
+            [row["accuracy"] for row in front],
+            s=40,
+            marker="*",
+            color="#d55e00",
+            label="members of the front",
+        )
     ends = [*found["measured"], *found["expected"]]
     scatter.plot([min(ends), max(ends)], [min(ends), max(ends)], color="#999999", linewidth=0.8)
     scatter.set_xlabel("measured search-validation accuracy")
@@ -128,10 +140,15 @@ def predictor_figure(document: Mapping[str, Any], predictor: Mapping[str, Any]) 
         rows = [row for row in predictor["rank_correlation"] if row["transferred"] == is_transferred]
         if rows:
             ranks.errorbar(
-                [row["samples"] for row in rows], [row["spearman"]["mean"] for row in rows],
-                [row["spearman"]["std"] for row in rows], color=color, marker="o", markersize=3, capsize=2,
+                [row["samples"] for row in rows],
+                [row["spearman"]["mean"] for row in rows],
+                [row["spearman"]["std"] for row in rows],
+                color=color,
+                marker="o",
+                markersize=3,
+                capsize=2,
                 label="with transfer" if is_transferred else "without",
-            )  # fmt: skip
+            )
     ranks.set_xlabel("quantized samples")
     ranks.set_ylabel("Spearman's rank correlation")
     ranks.legend(fontsize=7)

@@ -116,8 +116,10 @@ def write_winners(
     files = []
     data = problem.data
     images = {
-        "in_channels": data.channels, "image_size": list(data.image_size), "num_classes": data.num_classes
-    }  # fmt: skip
+        "in_channels": data.channels,
+        "image_size": list(data.image_size),
+        "num_classes": data.num_classes,
+    }
     origin = {"split_hashes": data.split_hashes, "images": images}
     for place, row in enumerate(document["front"], start=1):
         genome = problem.space.genome_of(row["genome"])
@@ -139,9 +141,14 @@ def write_winners(
 
 
 def _write(
-    variant: Variant, stem: Path, name: str, recipe: Mapping[str, Any], found: Mapping[str, Any],
-    origin: Mapping[str, Any], accuracy: str,
-) -> Path:  # fmt: skip
+    variant: Variant,
+    stem: Path,
+    name: str,
+    recipe: Mapping[str, Any],
+    found: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    accuracy: str,
+) -> Path:
     keys = ("runs", "seed", "device", "num_threads", "tensorboard", "plugins", "data", "retrain")
     settings = {"name": name, **{key: recipe[key] for key in keys}}
     if isinstance(variant, Genotype):

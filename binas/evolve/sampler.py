@@ -51,9 +51,13 @@ class EvolutionSampler(BaseGASampler):
     """
 
     def __init__(
-        self, space: GenomeSpace, config: EvolveConfig, seed: int, violation: Violation | None = None,
+        self,
+        space: GenomeSpace,
+        config: EvolveConfig,
+        seed: int,
+        violation: Violation | None = None,
         references: Mapping[str, Genome] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(population_size=config.population)
         if space.size < config.evaluations:
             raise UserError(

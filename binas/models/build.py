@@ -111,9 +111,15 @@ def make_real(network: nn.Module, relu: bool) -> None:
         if not isinstance(layer, BinaryConv2d):
             continue
         conv = nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
-            layer.dilation, layer.groups, bias=False,
-        )  # fmt: skip
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            bias=False,
+        )
         conv.why_real = "the full-precision twin: real: true"  # type: ignore[assignment]
         parent, _, key = name.rpartition(".")
         holder = network.get_submodule(parent)

@@ -172,9 +172,11 @@ def melius_net(options: MeliusOptions, task: Task) -> nn.Module:
 
 
 def melius(
-    blocks: tuple[int, ...], transitions: tuple[int, ...], groups: int = 1,
+    blocks: tuple[int, ...],
+    transitions: tuple[int, ...],
+    groups: int = 1,
     stem: Literal["imagenet", "grouped"] = "grouped",
-) -> MeliusOptions:  # fmt: skip
+) -> MeliusOptions:
     """A row of the paper's table."""
     return MeliusOptions(blocks=blocks, transitions=transitions, transition_groups=groups, stem=stem)
 

@@ -29,9 +29,14 @@ def scaled(channels: int, width: float, divisor: int = 8) -> int:
 
 
 def binary_conv(
-    task: Task, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1,
+    task: Task,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    groups: int = 1,
     dilation: int = 1,
-) -> BinaryConv2d:  # fmt: skip
+) -> BinaryConv2d:
     """A binary convolution that owns the binarizers of all stages. Shape: H -> ceil(H/stride)."""
     padding = dilation * (kernel_size // 2)
     return BinaryConv2d(
@@ -78,10 +83,14 @@ def stem(
             first = [real_conv(in_channels, channels, 3, why=FIRST)]
         case "grouped":
             first = [
-                real_conv(in_channels, half, 3, 2, why=FIRST), nn.BatchNorm2d(half), nn.ReLU(),
-                real_conv(half, half, 3, groups=4, why=FIRST), nn.BatchNorm2d(half), nn.ReLU(),
+                real_conv(in_channels, half, 3, 2, why=FIRST),
+                nn.BatchNorm2d(half),
+                nn.ReLU(),
+                real_conv(half, half, 3, groups=4, why=FIRST),
+                nn.BatchNorm2d(half),
+                nn.ReLU(),
                 real_conv(half, channels, 3, groups=8, why=FIRST),
-            ]  # fmt: skip
+            ]
     last: list[nn.Module] = [nn.BatchNorm2d(channels), build_nonlinearity(activation, channels)]
     last += [nn.MaxPool2d(3, 2, 1)] if kind != "cifar" else []
     last += [nn.BatchNorm2d(channels)] if norm_after_pool else []

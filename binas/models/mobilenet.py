@@ -70,9 +70,13 @@ class Around(nn.Module):
 
 
 def mobile_block(
-    task: Task, in_channels: int, out_channels: int, stride: int, groups: int,
+    task: Task,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    groups: int,
     block: Literal["pre", "mid", "post"] = "mid",
-) -> nn.Sequential:  # fmt: skip
+) -> nn.Sequential:
     """Sign, 3×3 group convolution, batch-norm; sign, 1×1 convolution, batch-norm; with shortcuts.
 
     Shape: (N, C_in, H, W) -> (N, C_out, ceil(H/stride), ceil(W/stride)).

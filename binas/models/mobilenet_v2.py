@@ -72,9 +72,14 @@ class StageBlocks(Config):
 def published_stages() -> tuple[StageBlocks, ...]:
     """Expansion, channels, blocks and stride of MobileNetV2."""
     table = (
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
         (6, 320, 1, 1),
-    )  # fmt: skip
+    )
     return tuple(
         StageBlocks(channels=channels, stride=stride, blocks=(BlockOptions(expansion=expansion),) * count)
         for expansion, channels, count, stride in table
@@ -170,9 +175,11 @@ def mobilenet_v2(options: InvertedOptions, task: Task) -> nn.Module:
     first = scaled(options.first_channels, options.width)
     stem = real_conv(task.in_channels, first, 3, 2 if options.stem == "imagenet" else 1, why=FIRST)
     return chain(
-        stem=stem, stages=nn.Sequential(*stages), last=nn.Sequential(OrderedDict(last)),
+        stem=stem,
+        stages=nn.Sequential(*stages),
+        last=nn.Sequential(OrderedDict(last)),
         head=Head(channels, task.num_classes),
-    )  # fmt: skip
+    )
 
 
 def rules_of_bits(options: InvertedOptions) -> tuple[LayerRule, ...]:

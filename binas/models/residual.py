@@ -137,9 +137,14 @@ class ResidualConv(nn.Module):
     """
 
     def __init__(
-        self, task: Task, in_channels: int, out_channels: int, stride: int, downsampling: Downsampling,
+        self,
+        task: Task,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        downsampling: Downsampling,
         after: nn.Module | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.conv = binary_conv(task, in_channels, out_channels, 3, stride)
         self.norm = nn.BatchNorm2d(out_channels)

@@ -42,9 +42,14 @@ class RatioBlock(nn.Module):
     """
 
     def __init__(
-        self, task: Task, in_channels: int, middle: int, out_channels: int, stride: int,
+        self,
+        task: Task,
+        in_channels: int,
+        middle: int,
+        out_channels: int,
+        stride: int,
         downsampling: Downsampling,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.body = nn.Sequential(
             binary_conv(task, in_channels, middle, 3, stride),

@@ -52,8 +52,9 @@ def vgg_small(options: VggSmallOptions, task: Task) -> nn.Module:
         for count, ratio in zip(SMALL_CHANNELS, options.ratios, strict=True)
     ]
     layers: list[nn.Module] = [
-        real_conv(task.in_channels, channels[0], 3, why=FIRST), nn.BatchNorm2d(channels[0])
-    ]  # fmt: skip
+        real_conv(task.in_channels, channels[0], 3, why=FIRST),
+        nn.BatchNorm2d(channels[0]),
+    ]
     for position, (before, after) in enumerate(pairwise(channels), start=1):
         layers.append(binary_conv(task, before, after, 3))
         layers += [max_pool()] if position % 2 else []

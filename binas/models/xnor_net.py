@@ -71,9 +71,11 @@ class XnorAlexNet(nn.Sequential):
         norm_first = options.order == "bacp"
         # signs of what has passed a ReLU would all be +1, so there is none where no batch-norm is between
         layers: list[nn.Module] = [
-            real_conv(task.in_channels, c1, kernel, stride, why=FIRST), nn.BatchNorm2d(c1),
-            *([nn.ReLU()] if norm_first else []), pools[0],
-        ]  # fmt: skip
+            real_conv(task.in_channels, c1, kernel, stride, why=FIRST),
+            nn.BatchNorm2d(c1),
+            *([nn.ReLU()] if norm_first else []),
+            pools[0],
+        ]
         plan: list[tuple[int, int, int, list[nn.Module]]]
         plan = [(c1, c2, 5, pools[1:2]), (c2, c3, 3, []), (c3, c3, 3, []), (c3, c2, 3, pools[2:])]
         for before, after, length, following in plan:

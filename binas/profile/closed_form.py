@@ -97,11 +97,20 @@ def _stem(image: Shape, settings: NetworkSettings) -> tuple[list[LayerCost], Sha
     quarter = second.output_shape
     third = real_conv("stem.eighth.1", quarter, channels, 3, 2, 1, why=WHY_STEM)
     eighth = third.output_shape
-    return [
-        first, batch_norm("stem.quarter.1", half, True), activation("stem.quarter.2", half),
-        second, batch_norm("stem.quarter.4", quarter, True),
-        activation("stem.eighth.0", quarter), third, batch_norm("stem.eighth.2", eighth, True),
-    ], quarter, eighth  # fmt: skip
+    return (
+        [
+            first,
+            batch_norm("stem.quarter.1", half, True),
+            activation("stem.quarter.2", half),
+            second,
+            batch_norm("stem.quarter.4", quarter, True),
+            activation("stem.eighth.0", quarter),
+            third,
+            batch_norm("stem.eighth.2", eighth, True),
+        ],
+        quarter,
+        eighth,
+    )
 
 
 def _dropped(edges: tuple[Edge, ...], live: tuple[Edge, ...]) -> EdgeOperations:

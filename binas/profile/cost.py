@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 Measure = Literal[
     "parameters", "parameters_as_published", "binary_parameters", "bits", "flops", "bops", "ops"
-]  # fmt: skip
+]
 """The totals of the first column: what an objective can be."""
 
 Shape = tuple[int, ...]

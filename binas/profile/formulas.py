@@ -154,9 +154,15 @@ def convolved(
 
 
 def real_conv(
-    name: str, shape: Shape, channels: int, kernel: int, stride: int, padding: int,
-    bias: bool = False, why: str = "",
-) -> LayerCost:  # fmt: skip
+    name: str,
+    shape: Shape,
+    channels: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    bias: bool = False,
+    why: str = "",
+) -> LayerCost:
     """A real-valued convolution without groups."""
     output = convolved(shape, channels, kernel, stride, padding)
     weights = channels * shape[0] * kernel**2
@@ -173,9 +179,16 @@ def real_conv(
 
 
 def binary_conv(
-    place: Place, name: str, shape: Shape, channels: int, kernel: int, stride: int, padding: int,
-    dilation: int = 1, groups: int = 1,
-) -> LayerCost:  # fmt: skip
+    place: Place,
+    name: str,
+    shape: Shape,
+    channels: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int = 1,
+    groups: int = 1,
+) -> LayerCost:
     """A `BinaryConv2d` under the binarization and the switches of a place."""
     binarization = place.context.binarizations[0]
     geometry = Geometry(kernel, stride, padding, dilation, groups, shape[0], channels)

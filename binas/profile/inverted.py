@@ -25,9 +25,12 @@ from binas.profile.formulas import Place, activation, batch_norm, binary_conv, l
 
 
 def profile_inverted(
-    options: InvertedOptions, in_channels: int, image_size: tuple[int, int], num_classes: int,
+    options: InvertedOptions,
+    in_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
     binarization: Binarization = BINARIZATION,
-) -> Profile:  # fmt: skip
+) -> Profile:
     """The profile of the network with these options in the precision that they say.
 
     Args:

@@ -14,9 +14,13 @@ import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 NOT_ENOUGH = (
-    "out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory",
-    "could not create a memory", "alloc_failed",
-)  # fmt: skip
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a memory",
+    "alloc_failed",
+)
 """What torch, oneDNN and CUDA's libraries say in a RuntimeError when they are given no memory."""
 
 

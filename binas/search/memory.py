@@ -117,9 +117,15 @@ class StepMemory:
             alpha_precision=acceleration.precision(self.device),
         )
         step = BilevelStep(
-            state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, ordinary,
-            self.temperatures, 1.0, options,
-        )  # fmt: skip
+            state.supernet,
+            state.alphas,
+            state.weight_optimizer,
+            state.alpha_optimizer,
+            ordinary,
+            self.temperatures,
+            1.0,
+            options,
+        )
         before = state.supernet.checkpoint_cells
         state.supernet.train()
         state.supernet.checkpoint_cells = checkpoint_cells

@@ -58,19 +58,31 @@ class Search:
     """
 
     def __init__(
-        self, space: SearchSpace, config: SearchConfig, data: Data, seed: int, device: torch.device,
-        plugins: tuple[PluginRecord, ...] = (), provenance: Mapping[str, Any] | None = None,
-        tensorboard: bool = True, distributed: Distributed | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        space: SearchSpace,
+        config: SearchConfig,
+        data: Data,
+        seed: int,
+        device: torch.device,
+        plugins: tuple[PluginRecord, ...] = (),
+        provenance: Mapping[str, Any] | None = None,
+        tensorboard: bool = True,
+        distributed: Distributed | None = None,
+    ) -> None:
         space.check_operations()
         self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
         self.plugins = records_for(space.registered_names(), plugins)
         self.provenance = dict(provenance or {})
         self.builder = Builder(
-            space, config, data.channels, data.num_classes, seed, device,
+            space,
+            config,
+            data.channels,
+            data.num_classes,
+            seed,
+            device,
             (distributed or Distributed()).sync_batch_norm,
-        )  # fmt: skip
+        )
         self.device, self.image_shape = device, (data.channels, *data.image_size)
         self.limits = CostLimits(config.limits, self.image_shape, data.num_classes)
         self.train_batches = self._shared_out(data.train(), data)
@@ -82,10 +94,16 @@ class Search:
     def _shared_out(self, images: Images, data: Data) -> Batches:
         size = self.config.batch_size
         return Batches(
-            images, size, self.device, data.mean, data.std, data.config.augmentation,
-            drop_last=len(images) > size, on_device=self.config.acceleration.data_on_device,
+            images,
+            size,
+            self.device,
+            data.mean,
+            data.std,
+            data.config.augmentation,
+            drop_last=len(images) > size,
+            on_device=self.config.acceleration.data_on_device,
             part=(rank(), num_ranks()),
-        )  # fmt: skip
+        )
 
     def run(self, folder: RunFolder) -> Genotype:
         """The recommended genotype, written to the folder as `genotype.json`; goes on from a checkpoint.
@@ -140,9 +158,15 @@ class Search:
 
     def _memory(self, state: SearchState, phase: Phase) -> StepMemory:
         return StepMemory(
-            state, phase, self.config.phases.index(phase), self.config, self.temperatures(state.epoch),
-            self.image_shape, self.train_batches.largest, self.device,
-        )  # fmt: skip
+            state,
+            phase,
+            self.config.phases.index(phase),
+            self.config,
+            self.temperatures(state.epoch),
+            self.image_shape,
+            self.train_batches.largest,
+            self.device,
+        )
 
     def _schedule(self) -> Iterator[tuple[Phase, int]]:
         for phase in self.config.phases:
@@ -170,21 +194,32 @@ class Search:
         seed_everything(self.seed, "search", epoch)
         temperatures = self.temperatures(epoch)
         step = BilevelStep(
-            state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, self.config,
-            temperatures, self.diversity(epoch),
+            state.supernet,
+            state.alphas,
+            state.weight_optimizer,
+            state.alpha_optimizer,
+            self.config,
+            temperatures,
+            self.diversity(epoch),
             StepOptions(
-                phase.relaxation, (self.seed, epoch), state.micro_batch, state.weight_precision,
+                phase.relaxation,
+                (self.seed, epoch),
+                state.micro_batch,
+                state.weight_precision,
                 state.alpha_precision,
             ),
-        )  # fmt: skip
+        )
         stepper = _Stepper(step, phase, self.config, epoch, len(self.train_batches))
         state.supernet.train()
         set_progress(state.supernet, epoch / total)
         description = f"{phase.name} epoch {epoch + 1}/{total}"
         result = run_epoch(
-            self._batches(epoch, phase), len(self.train_batches), stepper.step, description,
+            self._batches(epoch, phase),
+            len(self.train_batches),
+            stepper.step,
+            description,
             self.config.acceleration.check_interval,
-        )  # fmt: skip
+        )
         settle(state.supernet)
         for trained in (state.supernet, state.alphas):
             check_weights(trained, description)
@@ -199,11 +234,18 @@ class Search:
         entropy = float(mean_entropy(probabilities))
         rates = rate_values(result.images_per_second, self.rate_alone)
         log.log(
-            epoch, phase=phase.name, **result.means, entropy=entropy, temperature=temperatures,
-            diversity=step.diversity, learning_rate=stepper.learning_rate, genotype=genotype.hash(),
-            operations=operation_counts(genotype), time={**rates, "seconds_left": seconds_left},
+            epoch,
+            phase=phase.name,
+            **result.means,
+            entropy=entropy,
+            temperature=temperatures,
+            diversity=step.diversity,
+            learning_rate=stepper.learning_rate,
+            genotype=genotype.hash(),
+            operations=operation_counts(genotype),
+            time={**rates, "seconds_left": seconds_left},
             **number_of_ranks(),
-        )  # fmt: skip
+        )
         if log.writes:
             self._show(log, epoch, probabilities, genotype)
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())

@@ -69,10 +69,16 @@ class BilevelStep:
     """
 
     def __init__(
-        self, supernet: Supernet, alphas: Alphas, weight_optimizer: torch.optim.Optimizer,
-        alpha_optimizer: torch.optim.Optimizer, config: SearchConfig, temperatures: Mapping[str, float],
-        diversity: float, options: StepOptions | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        supernet: Supernet,
+        alphas: Alphas,
+        weight_optimizer: torch.optim.Optimizer,
+        alpha_optimizer: torch.optim.Optimizer,
+        config: SearchConfig,
+        temperatures: Mapping[str, float],
+        diversity: float,
+        options: StepOptions | None = None,
+    ) -> None:
         self.supernet, self.alphas, self.config = supernet, alphas, config
         self.weight_optimizer, self.alpha_optimizer = weight_optimizer, alpha_optimizer
         self.temperatures, self.diversity = temperatures, diversity

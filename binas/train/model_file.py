@@ -102,15 +102,24 @@ class ModelStructure(Config):
 
     def _genotype_network(self) -> Network:
         return Network(
-            self.read_genotype(), self.in_channels, self.num_classes, self.settings, self.binarizations,
-            self.auxiliary, self.layers,
-        )  # fmt: skip
+            self.read_genotype(),
+            self.in_channels,
+            self.num_classes,
+            self.settings,
+            self.binarizations,
+            self.auxiliary,
+            self.layers,
+        )
 
     def _published_network(self, model: ModelChoice) -> nn.Module:
         task = Task(
-            self.in_channels, self.image_size, self.num_classes, self.binarizations, self.layers,
+            self.in_channels,
+            self.image_size,
+            self.num_classes,
+            self.binarizations,
+            self.layers,
             self.auxiliary,
-        )  # fmt: skip
+        )
         return build_model(model, task)
 
 

@@ -80,10 +80,16 @@ class Retraining:
     """
 
     def __init__(
-        self, genotype: Genotype | ModelChoice, config: RetrainConfig, data: Data, seed: int,
-        device: torch.device, tensorboard: bool = True, plugins: tuple[PluginRecord, ...] = (),
+        self,
+        genotype: Genotype | ModelChoice,
+        config: RetrainConfig,
+        data: Data,
+        seed: int,
+        device: torch.device,
+        tensorboard: bool = True,
+        plugins: tuple[PluginRecord, ...] = (),
         distributed: Distributed | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.data, self.seed, self.device = config, data, seed, device
         self.tensorboard = tensorboard
         own = genotype if isinstance(genotype, ModelChoice) else genotype_space(genotype)
@@ -106,11 +112,17 @@ class Retraining:
                 check_fits(self.network, _initial_weights(stage.starts_from), stage.starts_from)
         train, validation = data.retrain(config.validation_fraction, config.validation_images == "last")
         self.train_batches = Batches(
-            train, config.batch_size, device, data.mean, data.std, data.config.augmentation,
+            train,
+            config.batch_size,
+            device,
+            data.mean,
+            data.std,
+            data.config.augmentation,
             # a single image has no batch statistics where a layer's output is one pixel
             drop_last=len(train) % config.batch_size == 1 and len(train) > 1,
-            on_device=config.acceleration.data_on_device, part=(rank(), num_ranks()),
-        )  # fmt: skip
+            on_device=config.acceleration.data_on_device,
+            part=(rank(), num_ranks()),
+        )
         self.validation_batches = (
             Batches(validation, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
             if len(validation)
@@ -167,10 +179,16 @@ class Retraining:
         if self.position.micro_batch is None and self.config.micro_batch != "auto":
             self.position.micro_batch = self.config.micro_batch
         memory = StageMemory(
-            self.network, self.optimizer, self.objective, stage, self.config,
-            (self.data.channels, *self.data.image_size), self.structure.num_classes,
-            self.train_batches.largest, self.device,
-        )  # fmt: skip
+            self.network,
+            self.optimizer,
+            self.objective,
+            stage,
+            self.config,
+            (self.data.channels, *self.data.image_size),
+            self.structure.num_classes,
+            self.train_batches.largest,
+            self.device,
+        )
 
         def forecast() -> Forecast:
             return memory.forecast(self.position.micro_batch)
@@ -214,14 +232,24 @@ class Retraining:
         codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
         stepper = Stepper(
-            self.network, self.optimizer, stage, self.config, position.epoch, len(self.train_batches),
-            self.objective, self.position.micro_batch, self.precision,
-        )  # fmt: skip
+            self.network,
+            self.optimizer,
+            stage,
+            self.config,
+            position.epoch,
+            len(self.train_batches),
+            self.objective,
+            self.position.micro_batch,
+            self.precision,
+        )
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
         result = run_epoch(
-            self.train_batches.epoch(order), len(self.train_batches), stepper.step, description,
+            self.train_batches.epoch(order),
+            len(self.train_batches),
+            stepper.step,
+            description,
             self.config.acceleration.check_interval,
-        )  # fmt: skip
+        )
         settle(self.network, self.objective.trained)
         check_weights(self.network, description)
         check_replicas(self.network, f"{description}: the weights")
@@ -239,10 +267,14 @@ class Retraining:
         left = self._epochs_left()
         rates = rate_values(result.images_per_second, self.rate_alone)
         log.log(
-            position.step, stage=stage.name, epoch=position.epoch, **values,
+            position.step,
+            stage=stage.name,
+            epoch=position.epoch,
+            **values,
             learning_rate=stepper.learning_rate,
-            time={**rates, "seconds_left": watch.remaining(left - 1)}, **number_of_ranks(),
-        )  # fmt: skip
+            time={**rates, "seconds_left": watch.remaining(left - 1)},
+            **number_of_ranks(),
+        )
         shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         time_left = eta(watch.remaining(left - 1))
         say(f"{description}: {shown}, {rate_words(rates)}, {time_left} left")
@@ -327,9 +359,12 @@ class Retraining:
 
 
 def _structure(
-    genotype: Genotype | ModelChoice, config: RetrainConfig, stages: Sequence[StageConfig], data: Data,
+    genotype: Genotype | ModelChoice,
+    config: RetrainConfig,
+    stages: Sequence[StageConfig],
+    data: Data,
     plugins: tuple[PluginRecord, ...],
-) -> ModelStructure:  # fmt: skip
+) -> ModelStructure:
     used = {name for stage in stages for name in stage.registered_names()}
     choices = different_choices(stages)
     return ModelStructure(

@@ -87,9 +87,13 @@ class StageConfig(Config):
     def apply(self, model: nn.Module) -> None:
         """Put a network into this stage: precision, estimators (null leaves them), batch-norm averaging."""
         set_precision(
-            model, self.binarize_activations, self.binarize_weights, self.binarization, self.layers or (),
+            model,
+            self.binarize_activations,
+            self.binarize_weights,
+            self.binarization,
+            self.layers or (),
             self.real_activation,
-        )  # fmt: skip
+        )
         set_batch_norm_decay(model, self.batch_norm_decay)
         if self.portions is None:
             Portions.release(model)

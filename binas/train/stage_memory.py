@@ -97,9 +97,15 @@ class StageMemory:
         acceleration = self.config.acceleration.model_copy(update={"capture": "off"})
         config = self.config.model_copy(update={"acceleration": acceleration})
         stepper = Stepper(
-            self.network, self.optimizer, self.stage, config, 0, 1, self.objective,
+            self.network,
+            self.optimizer,
+            self.stage,
+            config,
+            0,
+            1,
+            self.objective,
             precision=acceleration.precision(self.device),
-        )  # fmt: skip
+        )
         self.network.train()
         modules = nn.ModuleList([self.network, self.objective.trained])
         before = getattr(self.network, "checkpoint_cells", False)

@@ -35,10 +35,17 @@ class Stepper:
     """
 
     def __init__(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, stage: StageConfig,
-        config: RetrainConfig, epoch: int, steps_per_epoch: int, objective: Objective | None = None,
-        micro_batch: int | None = None, precision: MixedPrecision | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        stage: StageConfig,
+        config: RetrainConfig,
+        epoch: int,
+        steps_per_epoch: int,
+        objective: Objective | None = None,
+        micro_batch: int | None = None,
+        precision: MixedPrecision | None = None,
+    ) -> None:
         self.objective = objective or Objective(stage, network, int(getattr(network, "num_classes", 0)))
         self.network, self.optimizer, self.stage, self.config = network, optimizer, stage, config
         self.micro_batch, self.precision = micro_batch, precision or MixedPrecision()

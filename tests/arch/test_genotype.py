@@ -108,14 +108,29 @@ def inside(value: str) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "\0", "[]", "null", '"text"', "5", text_with()[:-1], text_with()[:40], "\ufeff" + text_with(),
-        inside("NaN"), inside("-Infinity"), inside("1e999"), inside("9" * 5000),
-        inside("[" * 400 + "]" * 400), inside("[" * 100_000 + "]" * 100_000), inside("{" * 100_000),
-        inside('1, "a": 2'), text_with()[:-1] + ', "num_nodes": 2}',
-        "(lambda: 0)()", "Genotype(normal=[], reduce=[])",
+        "",
+        "\0",
+        "[]",
+        "null",
+        '"text"',
+        "5",
+        text_with()[:-1],
+        text_with()[:40],
+        "\ufeff" + text_with(),
+        inside("NaN"),
+        inside("-Infinity"),
+        inside("1e999"),
+        inside("9" * 5000),
+        inside("[" * 400 + "]" * 400),
+        inside("[" * 100_000 + "]" * 100_000),
+        inside("{" * 100_000),
+        inside('1, "a": 2'),
+        text_with()[:-1] + ', "num_nodes": 2}',
+        "(lambda: 0)()",
+        "Genotype(normal=[], reduce=[])",
     ],
     ids=lambda text: text[-14:],
-)  # fmt: skip
+)
 def test_a_hostile_text_is_a_user_error(text: str) -> None:
     with pytest.raises(UserError, match=r"found\.json"):
         parse_genotype(text, "found.json")
@@ -310,9 +325,13 @@ def test_json_round_trip(seed: int, num_nodes: int, edges_per_node: int) -> None
     draws = random.Random(seed)
     cells = [random_cell(draws, num_nodes, edges_per_node, sorted(OPS)) for _ in CELL_KINDS]
     genotype = Genotype(
-        num_nodes=num_nodes, edges_per_node=edges_per_node, normal=cells[0], reduce=cells[1],
-        space={"name": "größer", "list": [1, None, {"deep": 0.5}]}, provenance={"seed": seed},
-    )  # fmt: skip
+        num_nodes=num_nodes,
+        edges_per_node=edges_per_node,
+        normal=cells[0],
+        reduce=cells[1],
+        space={"name": "größer", "list": [1, None, {"deep": 0.5}]},
+        provenance={"seed": seed},
+    )
     text = genotype.to_json()
     again = parse_genotype(text, "x")
     assert again == genotype
@@ -320,11 +339,13 @@ def test_json_round_trip(seed: int, num_nodes: int, edges_per_node: int) -> None
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(BASE)), inner),
-    max_leaves=8,
-))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(BASE)), inner),
+        max_leaves=8,
+    )
+)
 def test_any_json_value_is_read_or_refused(value: Any) -> None:
     data = BASE | value if isinstance(value, dict) else value
     try:

@@ -17,9 +17,15 @@ from binas.ops import OPS
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = (
-    "bats", "bnas_latest_cell", "bnas_latest_cell_zeroise", "darts_v1", "darts_v2", "ebnas",
-    "pc_darts_cifar", "pc_darts_image",
-)  # fmt: skip
+    "bats",
+    "bnas_latest_cell",
+    "bnas_latest_cell_zeroise",
+    "darts_v1",
+    "darts_v2",
+    "ebnas",
+    "pc_darts_cifar",
+    "pc_darts_image",
+)
 CELL = "[('skip_connect', 1), ('none', 0), ('max_pool_3x3', 2), ('sep_conv_3x3', 0)]"
 GOOD = f"Genotype(normal={CELL}, normal_concat=range(2, 4), reduce={CELL}, reduce_concat=[3, 2])"
 
@@ -43,9 +49,11 @@ def text_with(**changes: str) -> str:
 def test_each_way_of_writing_it(text: str) -> None:
     genotype = import_genotype(text, "bats", "cells.txt", {"name": "x"})
     cell = (
-        Edge(2, 1, "skip"), Edge(2, 0, "zeroise"),
-        Edge(3, 2, "max_pool_3x3"), Edge(3, 0, "binary_group_conv_3x3"),
-    )  # fmt: skip
+        Edge(2, 1, "skip"),
+        Edge(2, 0, "zeroise"),
+        Edge(3, 2, "max_pool_3x3"),
+        Edge(3, 0, "binary_group_conv_3x3"),
+    )
     assert genotype.normal == genotype.reduce == cell
     assert (genotype.num_nodes, genotype.edges_per_node, genotype.space) == (2, 2, {"name": "x"})
 
@@ -156,11 +164,15 @@ def test_published_cell_loads_with_its_space_and_source(name: str) -> None:
 def test_bnas_cell_with_zeroise_is_as_published() -> None:
     genotype = read_genotype(find_file("bnas_latest_cell_zeroise", "genotypes"), OPS)
     assert genotype.normal == (
-        Edge(2, 1, "zeroise"), Edge(2, 0, "binary_dilated_conv_3x3"),
-        Edge(3, 1, "binary_conv_3x3"), Edge(3, 2, "zeroise"),
-        Edge(4, 2, "zeroise"), Edge(4, 3, "zeroise"),
-        Edge(5, 3, "zeroise"), Edge(5, 4, "zeroise"),
-    )  # fmt: skip
+        Edge(2, 1, "zeroise"),
+        Edge(2, 0, "binary_dilated_conv_3x3"),
+        Edge(3, 1, "binary_conv_3x3"),
+        Edge(3, 2, "zeroise"),
+        Edge(4, 2, "zeroise"),
+        Edge(4, 3, "zeroise"),
+        Edge(5, 3, "zeroise"),
+        Edge(5, 4, "zeroise"),
+    )
     assert genotype.dead_nodes("normal") == genotype.dead_nodes("reduce") == {4, 5}
 
 

@@ -96,10 +96,11 @@ CASES: dict[str, Any] = {
     "skips, groups, pools": (lambda: sampled("binas"), {}),
     "real preprocessing": (lambda: published("bnas_latest_cell", preprocess="real"), {}),
     "shared norms, norms after pools": (
-        lambda: published("bnas_latest_cell", batch_norm_affine=False, batch_norm_after_pool=True), {},
+        lambda: published("bnas_latest_cell", batch_norm_affine=False, batch_norm_after_pool=True),
+        {},
     ),
     "no skip between cells": (lambda: sampled("bnas", inter_cell_skip=False), {}),
-}  # fmt: skip
+}
 
 
 def assert_near(

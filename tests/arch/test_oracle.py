@@ -38,7 +38,8 @@ CHANGES = {
     "binary-reduction-skip": {"reduction_skip": "binary", "inter_cell_skip": True},
     "average-reduction-skip": {"reduction_skip": "avg_pool", "inter_cell_skip": True},
     "prelu-shuffle": {
-        "activation": "prelu", "grouping": {"channels_per_group": None, "groups": 2, "shuffle": True}
+        "activation": "prelu",
+        "grouping": {"channels_per_group": None, "groups": 2, "shuffle": True},
     },
     "approx-sign-minus-one-padding": {
         "binarization": {
@@ -48,7 +49,7 @@ CHANGES = {
         }
     },
     "no-window": {"binarization": {"activation": {"name": "sign", "window": None}}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -137,8 +138,9 @@ def assert_near(actual: Tensor, expected: Tensor, name: str) -> None:
     assert error <= 1e-9, f"{name}: relative error {error:.2e}"
 
 
-def assert_same_steps(space: SearchSpace, precision: str, candidates: Candidates | None = None,
-                      size: tuple[int, int] = (8, 8)) -> None:  # fmt: skip
+def assert_same_steps(
+    space: SearchSpace, precision: str, candidates: Candidates | None = None, size: tuple[int, int] = (8, 8)
+) -> None:
     supernet, oracle, alphas, x, y = separated_problem(space, precision, candidates, size)
     values = _values(alphas)
     expected, expected_alpha = alpha_step(oracle, values, x, y, TEMPERATURES, DIVERSITY, EPOCH, TAU)

@@ -98,14 +98,15 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "gamma": ({"zeroise": {"gamma": 0}}, r"zeroise\.gamma.*greater than 0"),
     "policy": ({"zeroise": {"policy": "maybe"}}, r"zeroise\.policy.*'keep', 'drop' or 'discount'"),
     "reduction beyond the end": (
-        {"network": {"num_cells": 3, "reductions": [1, 3]}}, "position 3 is beyond the 3 cells"
+        {"network": {"num_cells": 3, "reductions": [1, 3]}},
+        "position 3 is beyond the 3 cells",
     ),
     "reductions out of order": ({"supernet": {"reductions": [3, 1]}}, "ascending"),
     "negative reduction": ({"supernet": {"reductions": [-1]}}, "not below 0"),
     "padding value": ({"binarization": {"pad_value": 2}}, "pad_value"),
     "wrong type": ({"num_nodes": "four"}, "num_nodes.*'four'"),
     "kind of skip": ({"reduction_skip": "max_pool"}, "reduction_skip"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changes", "message"), MISTAKES.values(), ids=MISTAKES)

@@ -26,20 +26,28 @@ RSIGN = {"activation": {"name": "rsign"}}
 NETWORK = {"init_channels": 4, "num_cells": 3, "stem_multiplier": 1, "reductions": [1]}
 OPERATIONS = ["zeroise", "skip", "max_pool_3x3", "binary_conv_3x3", "binary_conv_5x5"]
 CELL = (
-    Edge(2, 0, "binary_conv_3x3"), Edge(2, 1, "binary_conv_3x3"),
-    Edge(3, 0, "max_pool_3x3"), Edge(3, 2, "skip"),
-)  # fmt: skip
+    Edge(2, 0, "binary_conv_3x3"),
+    Edge(2, 1, "binary_conv_3x3"),
+    Edge(3, 0, "max_pool_3x3"),
+    Edge(3, 2, "skip"),
+)
 
 
 def genotype(layers: list[dict[str, Any]] | None = None) -> Genotype:
     space = {
-        "base": "binas", "operations": OPERATIONS, "num_nodes": 2, "network": NETWORK,
+        "base": "binas",
+        "operations": OPERATIONS,
+        "num_nodes": 2,
+        "network": NETWORK,
         "layers": layers or [],
-    }  # fmt: skip
+    }
     return Genotype(
         space=load_space(space).model_dump(mode="json"),
-        num_nodes=2, edges_per_node=2, normal=CELL, reduce=CELL,
-    )  # fmt: skip
+        num_nodes=2,
+        edges_per_node=2,
+        normal=CELL,
+        reduce=CELL,
+    )
 
 
 def rule(**keys: Any) -> LayerRule:
@@ -140,17 +148,21 @@ def test_stages_choose_by_their_own_rules() -> None:
     space = load_space(genotype([{"type": "Preprocess", "binarization": TERNARY}]).space)
     first = StageConfig(name="a").completed(space)
     second = StageConfig(
-        name="b", binarization=Binarization(weight=BinarizerSpec(name="bwn")),
+        name="b",
+        binarization=Binarization(weight=BinarizerSpec(name="bwn")),
         layers=(rule(match="cells.0.*", precision="real"), rule(type="binary_conv_3x3", binarization=RSIGN)),
-    ).completed(space)  # fmt: skip
+    ).completed(space)
     third = StageConfig(name="c", layers=()).completed(space)
     stages = (first, second, third)
     assert first.layers == space.layers and third.layers == ()
     assert second.registered_names() == {"sign", "bwn", "rsign", "xnor"}
     network = Network(
-        genotype(), 1, 3, binarizations=tuple(s.binarization for s in stages if s.binarization),
+        genotype(),
+        1,
+        3,
+        binarizations=tuple(s.binarization for s in stages if s.binarization),
         layers=tuple(s.layers or () for s in stages),
-    )  # fmt: skip
+    )
     keys = list(network.state_dict())
 
     def active() -> dict[str, tuple[str, str, bool]]:
@@ -238,14 +250,16 @@ def test_profile_counts_each_layer_as_its_rule_says(switches: tuple[bool, bool])
 
 HALVES = (
     rule(
-        match="cells.0.preprocess", precision="real_weights",
+        match="cells.0.preprocess",
+        precision="real_weights",
         binarization={"activation": {"name": "dorefa", "bits": 2}},
     ),
     rule(
-        match="cells.2.edges", precision="real_activations",
+        match="cells.2.edges",
+        precision="real_activations",
         binarization={"weight": {"name": "dorefa", "bits": 4}},
     ),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("real_activation", ["none", "relu"])
@@ -282,9 +296,7 @@ def test_one_half_stays_real_and_the_other_follows_the_stage(
 
 
 def test_a_stage_without_these_rules_binarizes_both_halves() -> None:
-    network = Network(
-        genotype(), 1, 3, binarizations=(Binarization(),) * 2, layers=(HALVES, ())
-    )  # fmt: skip
+    network = Network(genotype(), 1, 3, binarizations=(Binarization(),) * 2, layers=(HALVES, ()))
     assert not all(layer.binarize_weights for layer in layers_of(network).values())
     set_precision(network, binarization=Binarization())
     for layer in layers_of(network).values():

@@ -117,9 +117,15 @@ def test_ttq_magnitudes_stay_positive() -> None:
     assert np.isfinite(dw).all()
 
 
-@pytest.mark.parametrize("name, option, parameter", [
-    ("ttq", {}, "positive"), ("ttq", {}, "negative"), ("syq", {}, "alpha"), ("syq", {"bits": 1}, "alpha"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, option, parameter",
+    [
+        ("ttq", {}, "positive"),
+        ("ttq", {}, "negative"),
+        ("syq", {}, "alpha"),
+        ("syq", {"bits": 1}, "alpha"),
+    ],
+)
 def test_learned_scales_have_the_derivative_of_the_value(name: str, option: Any, parameter: str) -> None:
     binarizer = weight(name, **option)
     binarizer.initialise(nn.Parameter(torch.tensor(W)))
@@ -425,10 +431,16 @@ def test_wide_latent_weights_learn_at_a_rate_to_match(name: str, options: Any) -
     assert value_of(binarizer, latent).count_nonzero() > 0.4 * shape.numel()
 
 
-@pytest.mark.parametrize("name, options, factor", [
-    ("twn", {}, 4.0), ("two_step", {}, 4.0), ("dorefa", {}, 4.0), ("wrpn", {"bits": 1}, 0.25),
-    ("inq", {}, 8.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, options, factor",
+    [
+        ("twn", {}, 4.0),
+        ("two_step", {}, 4.0),
+        ("dorefa", {}, 4.0),
+        ("wrpn", {"bits": 1}, 0.25),
+        ("inq", {}, 8.0),
+    ],
+)
 def test_weights_scale_with_their_latent_weight(name: str, options: Any, factor: float) -> None:
     binarizer = weight(name, **options).eval()
     same(run(binarizer, factor * W, GW)[0], factor * run(binarizer, W, GW)[0])
@@ -462,22 +474,30 @@ def test_weights_that_are_all_zero_give_no_nan(name: str, options: dict[str, Any
     assert all(np.isfinite(numbers).all() for numbers in (value, dw, *learned.values()))
 
 
-@pytest.mark.parametrize("registry, name, options, message", [
-    (WEIGHT_BINARIZERS, "dorefa", {"bits": 0}, "'dorefa': bits 0 is no integer from 1 to 8"),
-    (WEIGHT_BINARIZERS, "inq", {"bits": 1}, "'inq': bits 1 is no integer from 2 to 6"),
-    (WEIGHT_BINARIZERS, "inq", {"portions": [0.5, 0.4, 1]}, "portions .* rise to 1"),
-    (WEIGHT_BINARIZERS, "inq", {"portions": [0.5]}, "portions .* rise to 1"),
-    (WEIGHT_BINARIZERS, "inq", {"portions": []}, "portions .* rise to 1"),
-    (WEIGHT_BINARIZERS, "inq", {"portions": 0.5}, "portions .* rise to 1"),
-    (WEIGHT_BINARIZERS, "inq", {"warm_up": 1.0}, "'inq': warm_up 1.0 is no number above 0 and at most 0.99"),
-    (WEIGHT_BINARIZERS, "syq", {"scaling": "pixels"}, "'syq': unknown scaling 'pixels'"),
-    (WEIGHT_BINARIZERS, "syq", {"bits": 3}, "'syq': bits 3 is no integer from 1 to 2"),
-    (WEIGHT_BINARIZERS, "ttq", {"threshold": -1}, "'ttq': threshold -1 is no number above 0"),
-    (WEIGHT_BINARIZERS, "eedn", {"hysteresis": 0.6}, "'eedn': hysteresis 0.6"),
-    (ACTIVATION_BINARIZERS, "pact", {"initial": "high"}, "'pact': initial 'high' is no number above 0"),
-    (ACTIVATION_BINARIZERS, "two_step", {"sparsity": 0.3}, "'two_step': sparsity 0.3"),
-    (ACTIVATION_BINARIZERS, "hwgq", {"bits": 2.0}, "'hwgq': bits 2.0 is no integer"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "registry, name, options, message",
+    [
+        (WEIGHT_BINARIZERS, "dorefa", {"bits": 0}, "'dorefa': bits 0 is no integer from 1 to 8"),
+        (WEIGHT_BINARIZERS, "inq", {"bits": 1}, "'inq': bits 1 is no integer from 2 to 6"),
+        (WEIGHT_BINARIZERS, "inq", {"portions": [0.5, 0.4, 1]}, "portions .* rise to 1"),
+        (WEIGHT_BINARIZERS, "inq", {"portions": [0.5]}, "portions .* rise to 1"),
+        (WEIGHT_BINARIZERS, "inq", {"portions": []}, "portions .* rise to 1"),
+        (WEIGHT_BINARIZERS, "inq", {"portions": 0.5}, "portions .* rise to 1"),
+        (
+            WEIGHT_BINARIZERS,
+            "inq",
+            {"warm_up": 1.0},
+            "'inq': warm_up 1.0 is no number above 0 and at most 0.99",
+        ),
+        (WEIGHT_BINARIZERS, "syq", {"scaling": "pixels"}, "'syq': unknown scaling 'pixels'"),
+        (WEIGHT_BINARIZERS, "syq", {"bits": 3}, "'syq': bits 3 is no integer from 1 to 2"),
+        (WEIGHT_BINARIZERS, "ttq", {"threshold": -1}, "'ttq': threshold -1 is no number above 0"),
+        (WEIGHT_BINARIZERS, "eedn", {"hysteresis": 0.6}, "'eedn': hysteresis 0.6"),
+        (ACTIVATION_BINARIZERS, "pact", {"initial": "high"}, "'pact': initial 'high' is no number above 0"),
+        (ACTIVATION_BINARIZERS, "two_step", {"sparsity": 0.3}, "'two_step': sparsity 0.3"),
+        (ACTIVATION_BINARIZERS, "hwgq", {"bits": 2.0}, "'hwgq': bits 2.0 is no integer"),
+    ],
+)
 def test_impossible_options_are_told(registry: Any, name: str, options: Any, message: str) -> None:
     argument = SHAPE if registry is WEIGHT_BINARIZERS else 1
     with pytest.raises(UserError, match=message):

@@ -13,8 +13,20 @@ from binas.binarize.schemes.circulant import turned
 
 Options = dict[str, object]
 
-NAMES = ["binary_connect", "bnn", "bwn", "bwnh", "circulant", "lab", "libra", "magnitude_aware", "react",
-         "xnor", "xnor_plus_plus", "xnor_released"]  # fmt: skip
+NAMES = [
+    "binary_connect",
+    "bnn",
+    "bwn",
+    "bwnh",
+    "circulant",
+    "lab",
+    "libra",
+    "magnitude_aware",
+    "react",
+    "xnor",
+    "xnor_plus_plus",
+    "xnor_released",
+]
 VARIANTS = [
     (name, options) for name in NAMES for options in getattr(WEIGHT_BINARIZERS[name], "variants", ({},))
 ]

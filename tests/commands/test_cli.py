@@ -27,9 +27,14 @@ Runner = Callable[..., tuple[int, str, str]]
 def test_the_files_of_a_search_and_a_retraining(done: Path) -> None:
     names = {path.name for path in (done / "runs/tiny").iterdir()} - {".lock"}
     assert names == {
-        "cells.svg", "checkpoint.pt", "config.yaml", "genotype.json", "genotypes", "manifest.json",
+        "cells.svg",
+        "checkpoint.pt",
+        "config.yaml",
+        "genotype.json",
+        "genotypes",
+        "manifest.json",
         "metrics.jsonl",
-    }  # fmt: skip
+    }
     assert len(list((done / "runs/tiny/genotypes").iterdir())) == 4
     manifest = read_manifest(done / "runs/tiny")
     assert manifest["kind"] == "search" and manifest["seed"] == 0 and manifest["device"] == "cpu"
@@ -40,9 +45,17 @@ def test_the_files_of_a_search_and_a_retraining(done: Path) -> None:
     search = read_metrics(done / "runs/tiny")
     assert [line["step"] for line in search] == [0, 1, 2, 3]
     wanted = {
-        "train_loss", "validation_loss", "entropy", "temperature/normal", "temperature/reduce", "genotype",
-        "time/images_per_second", "time/seconds_left", "learning_rate", "diversity",
-    }  # fmt: skip
+        "train_loss",
+        "validation_loss",
+        "entropy",
+        "temperature/normal",
+        "temperature/reduce",
+        "genotype",
+        "time/images_per_second",
+        "time/seconds_left",
+        "learning_rate",
+        "diversity",
+    }
     assert wanted <= set(search[-1])
     assert sum(value for name, value in search[-1].items() if name.startswith("operations/")) == 8
     retrain = read_metrics(done / "runs/tiny_retrain")

@@ -51,14 +51,16 @@ def assert_told(result: tuple[int, str, str], *parts: str) -> None:
         (["--device", "cuda:77"], ["device 'cuda:77': not there"]),
         (["--name", "../away"], ["name", "'../away'"]),
         (["--plugins", "none.py"], ["none.py: no such plug-in file"]),
-        (["--space.operations", "[binary_group_conv_3x3]", "--space.supernet.init_channels", "6"],
-         ["grouping.channels_per_group: 4 does not divide 6", "nearest"]),
+        (
+            ["--space.operations", "[binary_group_conv_3x3]", "--space.supernet.init_channels", "6"],
+            ["grouping.channels_per_group: 4 does not divide 6", "nearest"],
+        ),
         (["--data.name", "folder", "--data.root", "nowhere"], ["nowhere"]),
         (["--retrain.network", "{num_cell: 3}"], ["retrain.network", "'num_cell'", "'num_cells'"]),
         (["--retrain.stages.0.optimizer.name", "adm"], ["retrain.stages.0.optimizer.name", "'adm'"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
-)  # fmt: skip
+)
 def test_mistakes_in_a_search_make_and_lose_nothing(
     done: Path, binas: Runner, words: list[str], parts: list[str]
 ) -> None:
@@ -137,14 +139,16 @@ def test_a_folder_of_images(photos: list[str], binas: Runner) -> None:
         (lambda: Path("photos").rename("gone"), ["photos"]),
         (lambda: [path.unlink() for path in Path("photos").rglob("*.png")], ["photos"]),
         (lambda: Path("photos/cats/3.png").write_bytes(b"not an image"), ["photos/cats/3.png"]),
-        (lambda: Path("photos/cats/3.png").write_bytes(Path("photos/cats/3.png").read_bytes()[:40]),
-         ["photos/cats/3.png"]),
+        (
+            lambda: Path("photos/cats/3.png").write_bytes(Path("photos/cats/3.png").read_bytes()[:40]),
+            ["photos/cats/3.png"],
+        ),
         (lambda: image(Path("photos/cats/3.png"), (9, 8)), ["photos/cats", "image_size"]),
         (lambda: image(Path("photos/cats/3.png"), mode="RGB"), ["photos/cats", "channels"]),
         (lambda: Path("photos/dogs").rename("dogs"), ["photos", "class"]),
     ],
     ids=["missing", "empty", "unreadable", "truncated", "sizes", "modes", "one_class"],
-)  # fmt: skip
+)
 def test_images_that_do_not_fit(
     photos: list[str], binas: Runner, spoil: Callable[[], Any], parts: list[str]
 ) -> None:
@@ -293,12 +297,19 @@ def test_a_limit_on_the_size_of_files(done: Path, spawn: Callable[..., Popen[str
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))  # a recipe fits, a checkpoint does not
 
-    command = ["-c", "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-               "from binas.cli.main import main; sys.exit(main(sys.argv[1:]))"]  # fmt: skip
+    command = [
+        "-c",
+        "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from binas.cli.main import main; sys.exit(main(sys.argv[1:]))",
+    ]
     finished = subprocess.run(
         [sys.executable, *command, "search", "tiny.yaml", "--runs", "limited"],
-        cwd=done, capture_output=True, text=True, preexec_fn=limit, check=False,
-    )  # fmt: skip
+        cwd=done,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        check=False,
+    )
     assert finished.returncode == 2 and "Traceback" not in finished.stderr
     assert "cannot be written" in finished.stderr and "ulimit" in finished.stderr
     assert binas_resumes(done / "limited/tiny", spawn)

@@ -67,9 +67,12 @@ def launch(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Two ranks, started by torchrun in a folder."""
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words],
-        cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
-    )  # fmt: skip
+    )
 
 
 def norms() -> dict[str, nn.Module]:

@@ -25,9 +25,21 @@ from binas.run.metrics import read_metrics
 Runner = Callable[..., tuple[int, str, str]]
 
 TINY = [
-    "--data.name", "synthetic", "--data.images_per_class", "20", "--data.num_classes", "3",
-    "--data.image_size", "16", "--tensorboard", "false", "--num_threads", "1", "--retrain.batch_size", "16",
-]  # fmt: skip
+    "--data.name",
+    "synthetic",
+    "--data.images_per_class",
+    "20",
+    "--data.num_classes",
+    "3",
+    "--data.image_size",
+    "16",
+    "--tensorboard",
+    "false",
+    "--num_threads",
+    "1",
+    "--retrain.batch_size",
+    "16",
+]
 RECIPES = [name for name in shipped_names("configs") if load_recipe(name, {}).model is not None]
 
 KILLED = """\

@@ -22,9 +22,13 @@ from binas.draw.render import draw
 from binas.errors import UserError
 
 OPERATIONS = (
-    "zeroise", "skip", "max_pool_3x3", "binary_conv_3x3", "binary_dilated_group_conv_5x5",
+    "zeroise",
+    "skip",
+    "max_pool_3x3",
+    "binary_conv_3x3",
+    "binary_dilated_group_conv_5x5",
     "binary_separable_conv_3x3",
-)  # fmt: skip
+)
 NODE_2_DEAD = (
     Edge(2, 0, "zeroise"),
     Edge(2, 1, "zeroise"),
@@ -57,9 +61,20 @@ def dead_genotype() -> Genotype:
 GENOTYPES = {
     **{name: published(name) for name in shipped_names("genotypes")},
     "dead": dead_genotype(),
-    **{f"random_{n}_{k}_{s}": random_genotype(n, k, s) for n, k, s in
-       [(1, 1, 0), (1, 2, 0), (2, 2, 1), (4, 5, 2), (7, 1, 3), (7, 2, 4), (7, 2, 5), (9, 3, 6)]},
-}  # fmt: skip
+    **{
+        f"random_{n}_{k}_{s}": random_genotype(n, k, s)
+        for n, k, s in [
+            (1, 1, 0),
+            (1, 2, 0),
+            (2, 2, 1),
+            (4, 5, 2),
+            (7, 1, 3),
+            (7, 2, 4),
+            (7, 2, 5),
+            (9, 3, 6),
+        ]
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -85,18 +100,24 @@ def test_cell_graph_of_a_cell_with_a_dead_node() -> None:
     graph = cell_graph(dead_genotype(), "normal", {"skip": "binary"})
     labels = {node: (data["label"], data["dead"]) for node, data in graph.nodes(data=True)}
     assert labels == {
-        0: ("c_{k-2}", False), 1: ("c_{k-1}", False), 2: ("node 2", True), 3: ("node 3", False),
+        0: ("c_{k-2}", False),
+        1: ("c_{k-1}", False),
+        2: ("node 2", True),
+        3: ("node 3", False),
         OUTPUT: ("output", False),
-    }  # fmt: skip
+    }
     edges = {
         (source, node): (data["words"], data["category"], data["dead"])
         for source, node, data in graph.edges(data=True)
     }
     assert edges == {
-        (0, 2): ("zeroise", "none", False), (1, 2): ("zeroise", "none", False),
-        (2, 3): ("skip", "binary", True), (1, 3): ("binary conv 3×3", "binary", False),
-        (2, OUTPUT): ("", "concat", True), (3, OUTPUT): ("", "concat", False),
-    }  # fmt: skip
+        (0, 2): ("zeroise", "none", False),
+        (1, 2): ("zeroise", "none", False),
+        (2, 3): ("skip", "binary", True),
+        (1, 3): ("binary conv 3×3", "binary", False),
+        (2, OUTPUT): ("", "concat", True),
+        (3, OUTPUT): ("", "concat", False),
+    }
 
 
 def test_output_of_a_wholly_zeroised_cell_is_dead() -> None:

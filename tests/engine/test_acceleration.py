@@ -50,9 +50,15 @@ def state_and_step(device: str = "cpu", **more: Any) -> tuple[SearchState, Bilev
         state.alpha_optimizer = settings.alphas.build(state.alphas.parameters())
     state.supernet.train()
     step = BilevelStep(
-        state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, settings, FLAT, 1.0,
+        state.supernet,
+        state.alphas,
+        state.weight_optimizer,
+        state.alpha_optimizer,
+        settings,
+        FLAT,
+        1.0,
         StepOptions(weight_precision=state.weight_precision, alpha_precision=state.alpha_precision),
-    )  # fmt: skip
+    )
     return state, step
 
 
@@ -146,9 +152,10 @@ def test_a_search_in_mixed_precision_learns(precision: str, checkpoint: bool) ->
     losses = {}
     for chosen in ("off", precision):
         state, step = state_and_step(
-            acceleration={"mixed_precision": chosen}, checkpoint_cells=checkpoint,
+            acceleration={"mixed_precision": chosen},
+            checkpoint_cells=checkpoint,
             weights={"learning_rate": 0.1},
-        )  # fmt: skip
+        )
         for _ in range(12):
             step.alpha_step(batch())
             value = step.weight_step(batch())["train_loss"]
@@ -313,9 +320,13 @@ def test_batches_are_the_same_wherever_images_wait(wanted: Any) -> None:
     ],
 )
 def test_what_is_captured(
-    wanted: Any, device: str, obstacle: str | None, expected: str, told: bool,
+    wanted: Any,
+    device: str,
+    obstacle: str | None,
+    expected: str,
+    told: bool,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     assert capture_choice(wanted, torch.device(device), obstacle) == expected
     assert ("has no effect" in capsys.readouterr().out) is told
 

@@ -62,9 +62,15 @@ def fresh(settings: SearchConfig, dtype: torch.dtype = torch.float32) -> SearchS
 
 def bilevel(state: SearchState, settings: SearchConfig, diversity: float = 1.0, **more: Any) -> BilevelStep:
     return BilevelStep(
-        state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, settings, FLAT,
-        diversity, StepOptions(**more),
-    )  # fmt: skip
+        state.supernet,
+        state.alphas,
+        state.weight_optimizer,
+        state.alpha_optimizer,
+        settings,
+        FLAT,
+        diversity,
+        StepOptions(**more),
+    )
 
 
 def batch(count: int = 8, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -478,12 +484,29 @@ def test_running_out_of_memory_says_what_to_change(tiny: Path, binas: Any) -> No
     words = ["--plugins", "hungry.py", "--space.operations", "[hungry, binary_conv_3x3]"]
     status, _, error = binas("search", "tiny.yaml", *words, "--search.batch_size", "16")
     assert status == 2
-    assert_told(error, [
-        "--micro-batch 8", "--search.batch_size 8", "--search.checkpoint_cells true",
-        "--search.phases.0.relaxation single_path", "--space.supernet.init_channels 2",
-    ])  # fmt: skip
-    status, _, error = binas("search", "tiny.yaml", *words, "--search.batch_size", "16", "--name", "b",
-                               "--micro-batch", "8", "--search.alphas.learning_rate", "0.5")  # fmt: skip
+    assert_told(
+        error,
+        [
+            "--micro-batch 8",
+            "--search.batch_size 8",
+            "--search.checkpoint_cells true",
+            "--search.phases.0.relaxation single_path",
+            "--space.supernet.init_channels 2",
+        ],
+    )
+    status, _, error = binas(
+        "search",
+        "tiny.yaml",
+        *words,
+        "--search.batch_size",
+        "16",
+        "--name",
+        "b",
+        "--micro-batch",
+        "8",
+        "--search.alphas.learning_rate",
+        "0.5",
+    )
     assert status == 0, error
     genotype = (tiny / "runs/b/genotype.json").read_text()
     (tiny / "h.json").write_text(genotype.replace('"binary_conv_3x3"}', '"hungry"}'))
@@ -492,10 +515,15 @@ def test_running_out_of_memory_says_what_to_change(tiny: Path, binas: Any) -> No
     retrain = ["retrain", "h.json", "--plugins", "hungry.py", "--config", "tiny.yaml", "--name", "c"]
     status, _, error = binas(*retrain)
     assert status == 2
-    assert_told(error, [
-        "--micro-batch 8", "--retrain.batch_size 8", "--retrain.checkpoint_cells true",
-        "--retrain.network.init_channels 2",
-    ])  # fmt: skip
+    assert_told(
+        error,
+        [
+            "--micro-batch 8",
+            "--retrain.batch_size 8",
+            "--retrain.checkpoint_cells true",
+            "--retrain.network.init_channels 2",
+        ],
+    )
     assert binas(*retrain, "--overwrite", "--micro-batch", "8")[0] == 0
 
 
@@ -506,9 +534,17 @@ def printed_bytes(text: str, pattern: str) -> float:
 
 
 BIG = [
-    "--data.image_size", "[64, 64]", "--search.batch_size", "64", "--data.images_per_class", "60",
-    "--search.phases", "[{epochs: 1}]", "--space.supernet.init_channels", "8",
-]  # fmt: skip
+    "--data.image_size",
+    "[64, 64]",
+    "--search.batch_size",
+    "64",
+    "--data.images_per_class",
+    "60",
+    "--search.phases",
+    "[{epochs: 1}]",
+    "--space.supernet.init_channels",
+    "8",
+]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own count")
@@ -516,8 +552,11 @@ BIG = [
 def test_the_forecast_is_near_what_is_measured(tiny: Path, more: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "binas", "search", "tiny.yaml", *BIG, *more],
-        cwd=tiny, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        cwd=tiny,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     before, _, after = done.stdout.partition("epoch 1/1")
     in_use = printed_bytes(before, r"([\d.]+) (\wB) in use now")

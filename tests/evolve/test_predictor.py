@@ -36,9 +36,12 @@ from binas.models import ModelChoice
 Runner = Callable[..., tuple[int, str, str]]
 BLOCKS = [{"expansion": 4}] * 3
 NETWORK = {
-    "name": "mobilenet_v2", "stem": "cifar", "first_channels": 8, "last_channels": 0,
+    "name": "mobilenet_v2",
+    "stem": "cifar",
+    "first_channels": 8,
+    "last_channels": 0,
     "stages": [{"channels": channels, "stride": 2, "blocks": BLOCKS} for channels in (8, 16)],
-}  # fmt: skip
+}
 SMALL = PredictorConfig(hidden=(64, 64), epochs=60, repeats=3)
 
 
@@ -210,22 +213,31 @@ def test_more_samples_than_candidates_are_told(tmp_path: Path) -> None:
 
 
 RECIPE: dict[str, Any] = {
-    "name": "joint", "num_threads": 1, "tensorboard": False, "data": {"name": "digits", "subset": 120},
+    "name": "joint",
+    "num_threads": 1,
+    "tensorboard": False,
+    "data": {"name": "digits", "subset": 120},
     "model": NETWORK,
     "evolve": {
-        "search": "joint", "evaluation": "predicted", "evaluations": 12, "population": 4,
+        "search": "joint",
+        "evaluation": "predicted",
+        "evaluations": 12,
+        "population": 4,
         "joint": {"depths": [1, 2, 3], "kernels": [3, 5], "expansions": [2, 4], "kept": [0.5, 1.0]},
         "shared": {
-            "batch_size": 32, "stage": {"optimizer": {"learning_rate": 3e-3}}, "calibration_batches": 2,
+            "batch_size": 32,
+            "stage": {"optimizer": {"learning_rate": 3e-3}},
+            "calibration_batches": 2,
             "phases": [
-                {"name": "largest", "epochs": 1}, {"name": "kernels", "varies": ["kernel"], "epochs": 1},
+                {"name": "largest", "epochs": 1},
+                {"name": "kernels", "varies": ["kernel"], "epochs": 1},
             ],
         },
         "training": {"batch_size": 32, "stages": [{"name": "quantized", "epochs": 1}]},
         "predictor": {"real_samples": 4, "quantized_samples": 10, "epochs": 3, "repeats": 2, "measured": 2},
     },
     "retrain": {"stages": [{"name": "quantized", "epochs": 1}]},
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -80,11 +80,22 @@ def postgresql() -> Iterator[str]:
         pytest.skip(f"initdb does not run here: {made.stderr.strip()[-200:]}")
     server = subprocess.Popen(
         [
-            str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1",
-            "-k", str(folder), "-c", "fsync=off",
+            str(programs / "postgres"),
+            "-D",
+            str(data),
+            "-p",
+            str(port),
+            "-h",
+            "127.0.0.1",
+            "-k",
+            str(folder),
+            "-c",
+            "fsync=off",
         ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **settings,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **settings,
+    )
     try:
         wait_for(lambda: accepts(port), 120, "the server")
         yield f"postgresql://binas:secret@127.0.0.1:{port}/postgres"
@@ -121,9 +132,12 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def started(*words: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-W", "error", str(WORKER), *map(str, words)], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, "-W", "error", str(WORKER), *map(str, words)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.fixture

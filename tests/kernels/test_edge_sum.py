@@ -70,9 +70,14 @@ def plain(
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("images", "channels"), [(5, 8), (64, 16)], ids=["odd", "tables"])
 def test_sum_of_what_leaves_a_node(
-    images: int, channels: int, stride: int, precision: tuple[bool, bool], frozen_weights: bool,
-    monkeypatch: pytest.MonkeyPatch, two_threads: None,
-) -> None:  # fmt: skip
+    images: int,
+    channels: int,
+    stride: int,
+    precision: tuple[bool, bool],
+    frozen_weights: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    two_threads: None,
+) -> None:
     torch.manual_seed(stride)
     monkeypatch.setattr(wide_forward, "BLOCK_ELEMENTS", 700)  # several blocks, the last one smaller
     names = [*CONVOLUTIONS, "max_pool_3x3", "skip"]

@@ -44,9 +44,14 @@ def parts(channels: int, width: int, size: int, stride: int, dilation: int, norm
     for parameter in made.parameters():
         nn.init.normal_(parameter)  # negative weights turn signs around
     conv = BinaryConv2d(
-        channels, width, size, stride, dilation * (size - 1) // 2, dilation,
+        channels,
+        width,
+        size,
+        stride,
+        dilation * (size - 1) // 2,
+        dilation,
         binarizations=(Binarization(**binarization),),
-    )  # fmt: skip
+    )
     return made, conv
 
 

@@ -54,9 +54,18 @@ def test_gradients_equal_an_ordinary_convolution(case: tuple[int, ...], team: Te
     wide = torch.cat([out.unflatten(1, (groups, -1)) for out in outs], dim=2).flatten(1, 2)
 
     exact_x, exact_kernel, _ = torch.ops.aten.convolution_backward(
-        (wide * (sums > 0) * scales.view(-1, 1, 1)).double(), x.double(), kernel.double(), None,
-        [stride] * 2, [padding] * 2, [dilation] * 2, False, [0, 0], groups, [True, True, False],
-    )  # fmt: skip
+        (wide * (sums > 0) * scales.view(-1, 1, 1)).double(),
+        x.double(),
+        kernel.double(),
+        None,
+        [stride] * 2,
+        [padding] * 2,
+        [dilation] * 2,
+        False,
+        [0, 0],
+        groups,
+        [True, True, False],
+    )
     geometry = Geometry(k, stride, padding, dilation, groups, tuple(x.shape), width, padding + 1)
     assert geometry.output_size == tuple(sums.shape[2:])
     masks = Masks(geometry, keeps_sums=True)
@@ -104,7 +113,13 @@ def test_the_input_gradients_of_two_convolutions_add(team: Team) -> None:
 )
 def test_small_or_odd_convolutions_are_left_to_torch(change: dict[str, object], pays: bool) -> None:
     settings = {
-        "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "groups": 1,
-        "input_shape": (64, 16, 32, 32), "width": 64, "margin": 1,
-    }  # fmt: skip
+        "kernel_size": 3,
+        "stride": 1,
+        "padding": 1,
+        "dilation": 1,
+        "groups": 1,
+        "input_shape": (64, 16, 32, 32),
+        "width": 64,
+        "margin": 1,
+    }
     assert Geometry(**{**settings, **change}).pays() is pays  # type: ignore[arg-type]

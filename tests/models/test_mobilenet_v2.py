@@ -80,8 +80,15 @@ def convolutions(network: nn.Module) -> dict[str, BinaryConv2d]:
 
 def sizes_by_hand(norms_before_expanding: bool) -> tuple[int, int]:
     """Multiply-accumulates at 224×224 and parameters of MobileNetV2, from the paper's table."""
-    table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-             (6, 320, 1, 1)]  # fmt: skip
+    table = [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]
     side, before = 112, 32
     macs, parameters = 27 * 32 * side**2, 27 * 32
     for t, c, n, s in table:
@@ -281,7 +288,7 @@ def test_another_estimator_of_a_stage_leaves_layers_with_bits_of_their_own() -> 
         ({"stages": [{"channels": 8, "stride": 3, "blocks": [{}]}]}, ["stride", "1 or 2"]),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_wrong_options_are_told_with_key_and_remedy(options: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         build(ModelChoice, {"name": "mobilenet_v2", **options}, "recipe.yaml")
@@ -294,11 +301,16 @@ def test_bits_go_from_a_recipe_to_what_is_trained_checked_and_counted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = {
-        "name": "bits", "tensorboard": False, "num_threads": 1, "model": {"name": "mobilenet_v2", **SMALL},
+        "name": "bits",
+        "tensorboard": False,
+        "num_threads": 1,
+        "model": {"name": "mobilenet_v2", **SMALL},
         "data": {"name": "synthetic", "images_per_class": 8, "num_classes": 3, "image_size": 16},
-        "retrain": {"batch_size": 8, "stages": [
-            {"name": "a", "epochs": 1, "binarize_weights": False}, {"name": "b", "epochs": 1}]},
-    }  # fmt: skip
+        "retrain": {
+            "batch_size": 8,
+            "stages": [{"name": "a", "epochs": 1, "binarize_weights": False}, {"name": "b", "epochs": 1}],
+        },
+    }
     Path("bits.yaml").write_text(json.dumps(recipe))
     status, _, error = binas("retrain", "--config", "bits.yaml")
     assert status == 0, error

@@ -83,10 +83,24 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Options that make a network small; others take a width."""
 FAMILIES = [
-    "xnor_alexnet", "xnor_resnet18", "bireal_resnet18", "bireal_resnet50", "resnete18", "binary_densenet28",
-    "meliusnet_a", "reactnet_a", "reactnet_b", "reactnet_resnet18", "real_to_binary_resnet18",
-    "mobilenet_group", "mobinet", "vgg_small", "vgg10", "resnet20", *SMALL,
-]  # fmt: skip
+    "xnor_alexnet",
+    "xnor_resnet18",
+    "bireal_resnet18",
+    "bireal_resnet50",
+    "resnete18",
+    "binary_densenet28",
+    "meliusnet_a",
+    "reactnet_a",
+    "reactnet_b",
+    "reactnet_resnet18",
+    "real_to_binary_resnet18",
+    "mobilenet_group",
+    "mobinet",
+    "vgg_small",
+    "vgg10",
+    "resnet20",
+    *SMALL,
+]
 """One of each architecture."""
 
 
@@ -222,11 +236,17 @@ def test_parameters_of_xnor_alexnet() -> None:
 @pytest.mark.parametrize(
     ("name", "millions"),
     [
-        ("reactnet_a", 29.34), ("meliusnet59", 55.56), ("meliusnet22", 6.95), ("binary_densenet28", 5.13),
-        ("bireal_resnet18", 11.69), ("bnas_d", 28.41), ("bnas_e", 32.00), ("bnas_g", 37.34),
+        ("reactnet_a", 29.34),
+        ("meliusnet59", 55.56),
+        ("meliusnet22", 6.95),
+        ("binary_densenet28", 5.13),
+        ("bireal_resnet18", 11.69),
+        ("bnas_d", 28.41),
+        ("bnas_e", 32.00),
+        ("bnas_g", 37.34),
         ("bnas_h", 160.0),
     ],
-)  # fmt: skip
+)
 def test_parameters_in_millions(name: str, millions: float) -> None:
     digits = 1 if millions == 160.0 else 2
     assert round(num_parameters(on_meta(ModelChoice(name=name))) / 1e6, digits) == millions

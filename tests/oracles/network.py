@@ -46,8 +46,11 @@ class NetworkCell(nn.Module):
             self.inputs.append(Preprocess(held, at, space, network.settings.preprocess, step))
         self.edges = nn.ModuleList()
         self.ends: list[tuple[int, int]] = []
-        live = {(edge.node, edge.source) for edge in network.genotype.pruned().cell(plan.kind)
-                if edge.op != "zeroise"}  # fmt: skip
+        live = {
+            (edge.node, edge.source)
+            for edge in network.genotype.pruned().cell(plan.kind)
+            if edge.op != "zeroise"
+        }
         for edge in sorted(network.genotype.cell(plan.kind)):
             step = stride if edge.source < 2 else 1
             at = f"{prefix}.edges.edge_{edge.node}_{edge.source}.{edge.op}"

@@ -197,12 +197,17 @@ class OracleCell(nn.Module):
                 self.edges.append(
                     nn.ModuleList(
                         operation(
-                            state, f"{prefix}.edges.edge_{node}_{source}.{name}", f"{prefix}.norms.{source}",
-                            name, space, self.channels, self.stride if source < 2 else 1,
+                            state,
+                            f"{prefix}.edges.edge_{node}_{source}.{name}",
+                            f"{prefix}.norms.{source}",
+                            name,
+                            space,
+                            self.channels,
+                            self.stride if source < 2 else 1,
                         )
                         for name in names
                     )
-                )  # fmt: skip
+                )
         self.skip: nn.Module | None = None
         if space.inter_cell_skip and index > 0:
             self.skip = InterCellSkip(
@@ -285,10 +290,16 @@ def entropy_of_rows(weights: Mapping[str, Tensor]) -> Tensor:
 
 
 def alpha_step(
-    oracle: OracleSupernet, alphas: Mapping[str, Tensor], x: Tensor, y: Tensor,
-    temperatures: Mapping[str, float], diversity: float = 0.0, epoch: float = 0.0, tau: float = 7.7,
+    oracle: OracleSupernet,
+    alphas: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    temperatures: Mapping[str, float],
+    diversity: float = 0.0,
+    epoch: float = 0.0,
+    tau: float = 7.7,
     updates_batch_norm: bool = False,
-) -> tuple[float, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[float, dict[str, Tensor]]:
     """Loss CE − λ·H̄·exp(−epoch/τ) and its gradient by the alphas, with every weight frozen.
 
     Batch statistics normalise; running statistics stay as they are unless told otherwise.
@@ -314,9 +325,12 @@ def alpha_step(
 
 
 def weight_step(
-    oracle: OracleSupernet, alphas: Mapping[str, Tensor], x: Tensor, y: Tensor,
+    oracle: OracleSupernet,
+    alphas: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
     temperatures: Mapping[str, float],
-) -> tuple[float, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[float, dict[str, Tensor]]:
     """Cross-entropy and its gradient by every weight, under the supernet's names; alphas are constants.
 
     Running statistics follow the batch.

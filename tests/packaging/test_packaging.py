@@ -21,9 +21,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = (
-    "binas", "search_spaces", "configs", "genotypes", "tests", "tools", "docs", "README.md", "Makefile",
+    "binas",
+    "search_spaces",
+    "configs",
+    "genotypes",
+    "tests",
+    "tools",
+    "docs",
+    "README.md",
+    "Makefile",
     "pyproject.toml",
-)  # fmt: skip
+)
 KINDS = {"search_spaces": ".yaml", "configs": ".yaml", "genotypes": ".json"}
 WAYS = ("install", "editable", "sdist")
 TINY = {

@@ -27,9 +27,12 @@ CELL = (Edge(2, 0, "binary_conv_3x3"), Edge(2, 1, "binary_dilated_group_conv_3x3
 
 def genotype(**changes: Any) -> Genotype:
     space = {
-        "base": "binas", "operations": ["zeroise", "binary_conv_3x3", "binary_dilated_group_conv_3x3"],
-        "num_nodes": 1, "network": NETWORK, **changes,
-    }  # fmt: skip
+        "base": "binas",
+        "operations": ["zeroise", "binary_conv_3x3", "binary_dilated_group_conv_3x3"],
+        "num_nodes": 1,
+        "network": NETWORK,
+        **changes,
+    }
     mapping = load_space(space).model_dump(mode="json")
     return Genotype(space=mapping, num_nodes=1, edges_per_node=2, normal=CELL, reduce=CELL)
 

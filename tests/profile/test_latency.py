@@ -117,9 +117,14 @@ def test_closed_form_and_executed_have_the_same_signatures() -> None:
 
 def test_a_latency_is_the_sum_over_layers_and_their_runs(tmp_path: Path) -> None:
     network = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), twice := nn.Conv2d(2, 2, 1), nn.ReLU(), twice, nn.Flatten(),
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2),
+        twice := nn.Conv2d(2, 2, 1),
+        nn.ReLU(),
+        twice,
+        nn.Flatten(),
         nn.Linear(8, 3),
-    )  # fmt: skip
+    )
     layers = profile_module(network, 1, (4, 4)).layers
     times = dict(zip(dict(signatures(layers)), (0.5, 0.25, 2.0), strict=True))
     file = tmp_path / "lat.json"

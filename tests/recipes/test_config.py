@@ -77,13 +77,43 @@ class Sample(Config):
 
 
 SCALARS: list[tuple[str, Any]] = [
-    ("3e-4", 3e-4), ("1E5", 1e5), ("-2.5e+3", -2500.0), (".5", 0.5), ("1.", 1.0), ("+3", 3), ("-0", 0),
-    ("0.1", 0.1), ("010", 10), ("1_000", "1_000"), ("0x1f", "0x1f"), ("12:30", "12:30"), (".inf", math.inf),
-    ("-.inf", -math.inf), ("true", True), ("False", False), ("no", "no"), ("yes", "yes"), ("on", "on"),
-    ("off", "off"), ("y", "y"), ("null", None), ("~", None), ("", None), ("nUll", "nUll"), ("'3'", "3"),
-    ("2026-01-02", "2026-01-02"), ("[1, no, 2e1]", [1, "no", 20.0]), ("{a: off}", {"a": "off"}), ("e5", "e5"),
-    ("-", [None]), ("<<", "<<"), ("=", "="), ("1e", "1e"), (".", "."), ("nan", "nan"),
-]  # fmt: skip
+    ("3e-4", 3e-4),
+    ("1E5", 1e5),
+    ("-2.5e+3", -2500.0),
+    (".5", 0.5),
+    ("1.", 1.0),
+    ("+3", 3),
+    ("-0", 0),
+    ("0.1", 0.1),
+    ("010", 10),
+    ("1_000", "1_000"),
+    ("0x1f", "0x1f"),
+    ("12:30", "12:30"),
+    (".inf", math.inf),
+    ("-.inf", -math.inf),
+    ("true", True),
+    ("False", False),
+    ("no", "no"),
+    ("yes", "yes"),
+    ("on", "on"),
+    ("off", "off"),
+    ("y", "y"),
+    ("null", None),
+    ("~", None),
+    ("", None),
+    ("nUll", "nUll"),
+    ("'3'", "3"),
+    ("2026-01-02", "2026-01-02"),
+    ("[1, no, 2e1]", [1, "no", 20.0]),
+    ("{a: off}", {"a": "off"}),
+    ("e5", "e5"),
+    ("-", [None]),
+    ("<<", "<<"),
+    ("=", "="),
+    ("1e", "1e"),
+    (".", "."),
+    ("nan", "nan"),
+]
 
 
 @pytest.mark.parametrize(("text", "value"), SCALARS, ids=[text or "empty" for text, _ in SCALARS])
@@ -159,7 +189,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "list for a mapping": ({"needed": 1, "optimizer": [1]}, r"^f\.yaml: optimizer: "),
     "mapping for a list": ({"needed": 1, "sizes": {"a": 1}}, r"^f\.yaml: sizes: "),
     "not a mapping": ([], r"^f\.yaml: "),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("data", "message"), WRONG.values(), ids=WRONG)
@@ -283,7 +313,7 @@ def test_overrides_through_base_reach_the_space() -> None:
         ({"name": "a", "k": 1}, {"name": "b"}, {"name": "b", "k": 1}),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_merging(base: dict[str, Any], changes: dict[str, Any], expected: dict[str, Any]) -> None:
     before = repr((base, changes))
     assert merged(base, changes) == expected
@@ -351,9 +381,17 @@ def test_shipped_spaces_survive_dump_and_load(name: str) -> None:
 def test_description_covers_every_key_with_default_and_help() -> None:
     rows = {key: (default, text) for key, default, text in describe(Sample)}
     assert list(rows) == [
-        "name", "optimizer", "optimizer.lr", "optimizer.nesterov",
-        "phases", "phases.0.epochs", "phases.0.trains", "window", "sizes", "needed",
-    ]  # fmt: skip
+        "name",
+        "optimizer",
+        "optimizer.lr",
+        "optimizer.nesterov",
+        "phases",
+        "phases.0.epochs",
+        "phases.0.trains",
+        "window",
+        "sizes",
+        "needed",
+    ]
     assert rows["name"] == ("'unnamed'", "What it is called.")
     assert rows["optimizer.lr"] == ("0.1", "Learning rate.")
     assert rows["phases.0.epochs"] == ("1", "Rounds through the data.")
@@ -374,9 +412,11 @@ def test_description_of_a_space_covers_what_a_space_dumps() -> None:
     described = {key for key, _, _ in describe(SearchSpace)}
     quantized = {"gradient": {"name": "dorefa"}}
     full = {
-        "base": "bnas", "binarization": quantized, "gating": {},
+        "base": "bnas",
+        "binarization": quantized,
+        "gating": {},
         "layers": [{"match": "cells.0", "binarization": quantized}],
-    }  # fmt: skip
+    }
     free = {"binarization.activation.window", "binarization.weight.center"}  # options of binarizers
     assert paths(load_space(full).model_dump(mode="json")) - free == described
 

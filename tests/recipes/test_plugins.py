@@ -109,10 +109,14 @@ def test_search_retrain_eval_check_profile_with_a_plugin(plugged: Path, binas: R
     assert "edge_2_0.scaled_max_pool" in output
     assert binas("draw", "runs/tiny/genotype.json")[0] == 0  # a picture needs only names
     commands = [
-        ["retrain", "runs/tiny/genotype.json", "--name", "x"], ["eval", checkpoint], ["check", checkpoint],
-        ["profile", checkpoint], ["profile", "runs/tiny/genotype.json"],
-        ["retrain", "--resume", "runs/tiny_retrain"], ["search", "--resume", "runs/tiny"],
-    ]  # fmt: skip
+        ["retrain", "runs/tiny/genotype.json", "--name", "x"],
+        ["eval", checkpoint],
+        ["check", checkpoint],
+        ["profile", checkpoint],
+        ["profile", "runs/tiny/genotype.json"],
+        ["retrain", "--resume", "runs/tiny_retrain"],
+        ["search", "--resume", "runs/tiny"],
+    ]
     for words in commands:
         status, _, error = binas(*words)
         assert status == 2 and "needs the plug-in my_ops.py" in error and "--plugins" in error, (words, error)

@@ -18,13 +18,22 @@ PUBLISHED: list[tuple[str, dict[str, Any]]] = [
     ("xnor_alexnet_imagenet", {"retrain.batch_size": 1200, f"{STAGE}.epochs": 100}),
     (
         "bireal_resnet18_imagenet",
-        {"retrain.batch_size": 512, f"{STAGE}.epochs": 256, f"{STAGE}.optimizer.learning_rate": 1e-3,
-         f"{STAGE}.learning_rate.shape": "linear", f"{STAGE}.optimizer.name": "adam"},
+        {
+            "retrain.batch_size": 512,
+            f"{STAGE}.epochs": 256,
+            f"{STAGE}.optimizer.learning_rate": 1e-3,
+            f"{STAGE}.learning_rate.shape": "linear",
+            f"{STAGE}.optimizer.name": "adam",
+        },
     ),
     (
         "bireal_resnet18_clip_imagenet",
-        {f"{STAGE}.real_activation": "clip", f"{STAGE}.binarize_weights": False,
-         "retrain.stages.1.binarize_activations": True, "retrain.stages.1.binarize_weights": True},
+        {
+            f"{STAGE}.real_activation": "clip",
+            f"{STAGE}.binarize_weights": False,
+            "retrain.stages.1.binarize_activations": True,
+            "retrain.stages.1.binarize_weights": True,
+        },
     ),
     (
         "bireal_resnet18_larq",
@@ -32,8 +41,13 @@ PUBLISHED: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "resnete18_larq",
-        {"retrain.batch_size": 1024, f"{STAGE}.epochs": 120, f"{STAGE}.optimizer.learning_rate": 4e-3,
-         f"{STAGE}.optimizer.epsilon": 1e-8, f"{STAGE}.learning_rate.by": 0.3},
+        {
+            "retrain.batch_size": 1024,
+            f"{STAGE}.epochs": 120,
+            f"{STAGE}.optimizer.learning_rate": 4e-3,
+            f"{STAGE}.optimizer.epsilon": 1e-8,
+            f"{STAGE}.learning_rate.by": 0.3,
+        },
     ),
     (
         "binary_densenet28_larq",
@@ -46,38 +60,56 @@ PUBLISHED: list[tuple[str, dict[str, Any]]] = [
     *(
         (
             name,
-            {f"{STAGE}.epochs": 120, f"{STAGE}.optimizer.name": "radam",
-             f"{STAGE}.optimizer.learning_rate": 2e-3, f"{STAGE}.learning_rate.shape": "cosine",
-             f"{STAGE}.binarization.activation.options": {"window": 1.3}},
+            {
+                f"{STAGE}.epochs": 120,
+                f"{STAGE}.optimizer.name": "radam",
+                f"{STAGE}.optimizer.learning_rate": 2e-3,
+                f"{STAGE}.learning_rate.shape": "cosine",
+                f"{STAGE}.binarization.activation.options": {"window": 1.3},
+            },
         )
         for name in ("resnete18_imagenet", "binary_densenet28_imagenet", "meliusnet22_imagenet")
     ),
     *(
         (
             name,
-            {"retrain.batch_size": batch, f"{STAGE}.epochs": epochs, f"{STAGE}.optimizer.learning_rate": rate,
-             f"{STAGE}.optimizer.weight_decay": 1e-5, "retrain.stages.1.optimizer.weight_decay": 0.0,
-             f"{STAGE}.learning_rate.shape": "linear", f"{STAGE}.binarize_weights": False,
-             "retrain.stages.1.binarize_weights": True, f"{STAGE}.teacher.torchvision": "resnet34",
-             "retrain.stages.1.teacher.mode": "distribution"},
+            {
+                "retrain.batch_size": batch,
+                f"{STAGE}.epochs": epochs,
+                f"{STAGE}.optimizer.learning_rate": rate,
+                f"{STAGE}.optimizer.weight_decay": 1e-5,
+                "retrain.stages.1.optimizer.weight_decay": 0.0,
+                f"{STAGE}.learning_rate.shape": "linear",
+                f"{STAGE}.binarize_weights": False,
+                "retrain.stages.1.binarize_weights": True,
+                f"{STAGE}.teacher.torchvision": "resnet34",
+                "retrain.stages.1.teacher.mode": "distribution",
+            },
         )
         for name, batch, epochs, rate in (
-            ("reactnet_a_imagenet", 256, 256, 5e-4), ("reactnet_resnet18_imagenet", 512, 128, 2.5e-3),
+            ("reactnet_a_imagenet", 256, 256, 5e-4),
+            ("reactnet_resnet18_imagenet", 512, 128, 2.5e-3),
         )
     ),
     *(
         (
             f"real_to_binary_{name}imagenet",
-            {f"retrain.stages.{stage}.epochs": 75, f"retrain.stages.{stage}.optimizer.learning_rate": rate,
-             f"retrain.stages.{stage}.optimizer.weight_decay": decay,
-             f"retrain.stages.{stage}.learning_rate.shape": "steps"},
+            {
+                f"retrain.stages.{stage}.epochs": 75,
+                f"retrain.stages.{stage}.optimizer.learning_rate": rate,
+                f"retrain.stages.{stage}.optimizer.weight_decay": decay,
+                f"retrain.stages.{stage}.learning_rate.shape": "steps",
+            },
         )
         for name, stage, rate, decay in (
-            ("", 0, 1e-3, 1e-5), ("", 1, 2e-4, 0.0), ("step1_", 0, 1e-3, 1e-5), ("step2_", 0, 1e-3, 1e-5),
+            ("", 0, 1e-3, 1e-5),
+            ("", 1, 2e-4, 0.0),
+            ("step1_", 0, 1e-3, 1e-5),
+            ("step2_", 0, 1e-3, 1e-5),
             ("step3_", 0, 2e-4, 0.0),
         )
     ),
-]  # fmt: skip
+]
 STEPS = [
     ("resnete18_larq", [70, 90, 110], 0.3),
     ("binary_densenet28_larq", [100, 110], 0.1),
@@ -121,10 +153,21 @@ def test_the_steps_of_real_to_binary_follow_one_another(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = [
-        "--data", "{name: synthetic, image_size: 16, images_per_class: 12, num_classes: 3}",
-        "--retrain.batch_size", "16", "--retrain.validation_fraction", "0", f"--{STAGE}.epochs", "1",
-        "--model.width", "0.125", "--tensorboard", "false", "--num_threads", "1",
-    ]  # fmt: skip
+        "--data",
+        "{name: synthetic, image_size: 16, images_per_class: 12, num_classes: 3}",
+        "--retrain.batch_size",
+        "16",
+        "--retrain.validation_fraction",
+        "0",
+        f"--{STAGE}.epochs",
+        "1",
+        "--model.width",
+        "0.125",
+        "--tensorboard",
+        "false",
+        "--num_threads",
+        "1",
+    ]
     step = "real_to_binary_step{}_imagenet"
     # the first one's teacher is torchvision's, whose weights are not here
     status, output, error = binas("retrain", "--config", step.format(1), *small, f"--{STAGE}.teacher", "null")

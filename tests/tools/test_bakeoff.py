@@ -26,9 +26,16 @@ SETTINGS: dict[str, Any] = read_mapping(bakeoff_run.RECIPES)
 ENTRIES = SETTINGS["entries"]
 ONE_OF_EACH = ["frozen", "approx_sign", "rebnet", "twn", "bop", "inq_portions", "two_step"]
 FINISHED = {
-    "epochs": 6, "relative_time": 1.25, "shorter": 1.0, "first_flips": 0.25, "last_flips": 0.5, "bits": "1/1",
-    "cpu_seconds": 60.0, "machine": "abacus", "torch": "1.0",
-}  # fmt: skip
+    "epochs": 6,
+    "relative_time": 1.25,
+    "shorter": 1.0,
+    "first_flips": 0.25,
+    "last_flips": 0.5,
+    "bits": "1/1",
+    "cpu_seconds": 60.0,
+    "machine": "abacus",
+    "torch": "1.0",
+}
 
 
 def row(entry: str, accuracy: float, seed: int = 0, data: str = "fashion") -> dict[str, Any]:
@@ -103,9 +110,15 @@ def test_every_entry_has_a_recipe(name: str) -> None:
 
 def test_the_table_says_what_the_rows_say(tmp_path: Path) -> None:
     rows = [
-        row("frozen", 0.70), row("sign", 0.84, 0), row("sign", 0.86, 1), row("ste", 0.79), row("real", 0.9),
-        row("frozen_low_bit", 0.85), row("twn", 0.87), row("sign", 0.5, data="digits"),
-    ]  # fmt: skip
+        row("frozen", 0.70),
+        row("sign", 0.84, 0),
+        row("sign", 0.86, 1),
+        row("ste", 0.79),
+        row("real", 0.9),
+        row("frozen_low_bit", 0.85),
+        row("twn", 0.87),
+        row("sign", 0.5, data="digits"),
+    ]
     bakeoff_table.write_table(SETTINGS, rows, tmp_path / "binarizers_x", "the command")
     text = (tmp_path / "binarizers_x.md").read_text()
     fashion, digits = text.split("## digits")

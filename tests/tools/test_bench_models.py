@@ -23,10 +23,25 @@ import study_from_scratch  # noqa: E402
 from study import load_study  # noqa: E402
 
 FAMILIES = {
-    "xnor_resnet", "xnor_alexnet", "bireal", "resnete", "binary_densenet", "meliusnet", "reactnet_a",
-    "reactnet_resnet", "real_to_binary", "bnas", "bats", "mobilenet_group", "mobinet", "vgg_small",
-    "autobnn", "resnet20", "vgg10", "mlp",
-}  # fmt: skip
+    "xnor_resnet",
+    "xnor_alexnet",
+    "bireal",
+    "resnete",
+    "binary_densenet",
+    "meliusnet",
+    "reactnet_a",
+    "reactnet_resnet",
+    "real_to_binary",
+    "bnas",
+    "bats",
+    "mobilenet_group",
+    "mobinet",
+    "vgg_small",
+    "autobnn",
+    "resnet20",
+    "vgg10",
+    "mlp",
+}
 SMALL = """\
 recipe:
   data: {name: digits}
@@ -83,8 +98,10 @@ def test_a_run_gives_a_table_and_is_resumed(
 ) -> None:
     assert run(study, monkeypatch, "--seeds", "0") == 0
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "cell/tiny/0", "binary/MLP/0", "real/MLP/0",
-    ]  # fmt: skip
+        "cell/tiny/0",
+        "binary/MLP/0",
+        "real/MLP/0",
+    ]
     rows = [json.loads(line) for line in (study.parent / "table.jsonl").read_text().splitlines()]
     assert all(0.1 < row["test_accuracy"] <= 1 and row["epochs"] == 1 for row in rows)
     binary, real = rows[1], rows[2]
@@ -97,8 +114,11 @@ def test_a_run_gives_a_table_and_is_resumed(
     (study.parent / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert run(study, monkeypatch, "--seeds", "0", "1") == 0
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "real/MLP/0", "cell/tiny/1", "binary/MLP/1", "real/MLP/1",
-    ]  # fmt: skip
+        "real/MLP/0",
+        "cell/tiny/1",
+        "binary/MLP/1",
+        "real/MLP/1",
+    ]
     again = [json.loads(line) for line in (study.parent / "table.jsonl").read_text().splitlines()]
     assert again[:2] == rows[:2]
     assert again[2]["test_accuracy"] == rows[2]["test_accuracy"]  # the same run
@@ -163,17 +183,24 @@ def test_means() -> None:
 def test_questions_of_from_scratch_are_told_apart() -> None:
     study = load_study(study_from_scratch.FOLDER)
     assert set(study.questions) == {
-        "scaling", "approx_sign", "pretraining", "downsampling", "split", "bottleneck", "shortcuts",
+        "scaling",
+        "approx_sign",
+        "pretraining",
+        "downsampling",
+        "split",
+        "bottleneck",
+        "shortcuts",
         "layer_order",
-    }  # fmt: skip
+    }
     for name in study.questions:
         settings = [(one.network, one.settings()) for one in study.planned if one.question == name]
         assert len(set(settings)) == len(settings), f"{name}: two variants are the same recipe"
     pretraining = [one.recipe.retrain.stages for one in study.planned if one.variant == "clip_before"]
     assert [stage.epochs for stage in pretraining[0]] == [4, 4]
     assert [stage.precision_words() for stage in pretraining[0]] == [
-        "clip activations, real weights", "binary activations, binary weights",
-    ]  # fmt: skip
+        "clip activations, real weights",
+        "binary activations, binary weights",
+    ]
 
 
 def test_a_question_on_digits_gives_a_table(tmp_path: Path) -> None:

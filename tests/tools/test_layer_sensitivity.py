@@ -57,10 +57,20 @@ def structure() -> ModelStructure:
         name="real", binarize_activations=False, binarize_weights=False, binarization=BINARIZATION, layers=()
     )
     return ModelStructure(
-        model=CHOICE, binarizations=(BINARIZATION,), auxiliary=False, in_channels=1, num_classes=10,
-        class_names=data.class_names, image_size=data.image_size, mean=data.mean, std=data.std,
-        data=data.config, split_hashes=data.split_hashes, validation_fraction=0.1, stage=stage,
-    )  # fmt: skip
+        model=CHOICE,
+        binarizations=(BINARIZATION,),
+        auxiliary=False,
+        in_channels=1,
+        num_classes=10,
+        class_names=data.class_names,
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        data=data.config,
+        split_hashes=data.split_hashes,
+        validation_fraction=0.1,
+        stage=stage,
+    )
 
 
 def forward(network: Any, x: Tensor, layer: int, binary: tuple[bool, bool], statistics: list[Any]) -> Tensor:

@@ -44,9 +44,12 @@ def test_anchors_at_224(name: str, options: dict[str, Any], printed: dict[str, f
     profile = count(ModelChoice(name=name, **options), (224, 224), 1000)
     totals = profile.totals()
     ours = {
-        **totals, "Mbit": profile.bits / 1e6, "MiB": profile.bits / MIB, "MB": profile.bits / 8e6,
+        **totals,
+        "Mbit": profile.bits / 1e6,
+        "MiB": profile.bits / MIB,
+        "MB": profile.bits / 8e6,
         "M": profile.parameters / 1e6,
-    }  # fmt: skip
+    }
     for key, value in printed.items():
         assert ours[key] == pytest.approx(value, rel=0.01), key
 

@@ -68,8 +68,19 @@ def study(tmp_path: Path) -> Path:
 
 def words(study: Path, *more: str) -> list[str]:
     out = study.parent
-    return ["--study", str(study), "--out", str(out / "out"), "--benchmarks", str(out / "b"),
-            "--machine", "here", "--seeds", "0", *more]  # fmt: skip
+    return [
+        "--study",
+        str(study),
+        "--out",
+        str(out / "out"),
+        "--benchmarks",
+        str(out / "b"),
+        "--machine",
+        "here",
+        "--seeds",
+        "0",
+        *more,
+    ]
 
 
 def rows(study: Path) -> list[dict[str, Any]]:
@@ -81,14 +92,27 @@ def rows(study: Path) -> list[dict[str, Any]]:
 def test_every_question_of_the_study_is_there() -> None:
     loaded = load_study(QUESTIONS)
     assert set(loaded.questions) == {
-        "optimizers", "adam_beta2", "estimator_speed", "clipping", "batch_norm", "pooling", "rate_scaling",
-        "start", "early_stopping",
-    }  # fmt: skip
+        "optimizers",
+        "adam_beta2",
+        "estimator_speed",
+        "clipping",
+        "batch_norm",
+        "pooling",
+        "rate_scaling",
+        "start",
+        "early_stopping",
+    }
     optimizers = [one.recipe.retrain for one in loaded.planned if one.question == "optimizers"]
     names = {(one.stages[0].optimizer.name, one.batch_size) for one in optimizers}
     assert {name for name, _ in names} == {
-        "sgd", "momentum", "nesterov", "adagrad", "adadelta", "rmsprop", "adam"
-    }  # fmt: skip
+        "sgd",
+        "momentum",
+        "nesterov",
+        "adagrad",
+        "adadelta",
+        "rmsprop",
+        "adam",
+    }
     assert len({size for name, size in names if name == "sgd"}) == 2
     for one in loaded.planned:
         assert one.recipe.retrain.keep == "best" and one.recipe.retrain.validation_images == "last"

@@ -293,15 +293,22 @@ def test_regularized_weights_gather_around_alpha(data: Data, tmp_path: Path) -> 
 WIDE = {
     "base": "binas",
     "operations": [
-        "skip", "binary_conv_3x3", "binary_group_conv_3x3", "max_pool_3x3", "binary_dilated_conv_3x3",
+        "skip",
+        "binary_conv_3x3",
+        "binary_group_conv_3x3",
+        "max_pool_3x3",
+        "binary_dilated_conv_3x3",
     ],
     "num_nodes": 3,
     "grouping": {"channels_per_group": 2},
     "network": {
-        "init_channels": 8, "num_cells": 4, "reductions": [1, 3], "stem_multiplier": 2,
+        "init_channels": 8,
+        "num_cells": 4,
+        "reductions": [1, 3],
+        "stem_multiplier": 2,
         "batch_norm_affine": True,
     },
-}  # fmt: skip
+}
 SPARSE = {"name": "s", "epochs": 3, "batch_norm_sparsity": 0.02, "optimizer": {"learning_rate": 1e-2}}
 
 
@@ -470,7 +477,12 @@ def test_the_command_squeezes(done: Path, binas: Runner) -> None:
         status, _, error = binas(command, "small.pt")
         assert status == 0, error
     status, _, error = binas(
-        *words[:-1], "on", *affine[:2], "--retrain.network.init_channels", "2",
-        "--retrain.stages.0.initial_checkpoint", "small.pt",
-    )  # fmt: skip
+        *words[:-1],
+        "on",
+        *affine[:2],
+        "--retrain.network.init_channels",
+        "2",
+        "--retrain.stages.0.initial_checkpoint",
+        "small.pt",
+    )
     assert status == 0, error

@@ -187,9 +187,11 @@ def test_until_plateau_ends_a_stage_early(
 ) -> None:
     still: dict[str, Any] = {"learning_rate": 1e-12}  # nothing improves after the first epoch
     work = retraining(
-        data, {"name": "still", "epochs": 9, "until_plateau": 2, "optimizer": still, "batch_norm_decay": 0},
-        {"name": "fixed", "epochs": 2}, validation_fraction=0.25,
-    )  # fmt: skip
+        data,
+        {"name": "still", "epochs": 9, "until_plateau": 2, "optimizer": still, "batch_norm_decay": 0},
+        {"name": "fixed", "epochs": 2},
+        validation_fraction=0.25,
+    )
     accuracies = iter([0.5, 0.25, 0.5, 0.75])
 
     def scripted(*_: object) -> dict[str, float]:
@@ -201,8 +203,12 @@ def test_until_plateau_ends_a_stage_early(
     assert [(stage["stage"], stage["epochs"]) for stage in results["stages"]] == [("still", 3), ("fixed", 2)]
     lines = read_metrics(tmp_path / "run")
     assert [(line["step"], line["stage"], line["epoch"]) for line in lines] == [
-        (0, "still", 0), (1, "still", 1), (2, "still", 2), (3, "fixed", 0), (4, "fixed", 1),
-    ]  # fmt: skip
+        (0, "still", 0),
+        (1, "still", 1),
+        (2, "still", 2),
+        (3, "fixed", 0),
+        (4, "fixed", 1),
+    ]
 
 
 def test_clipping_of_gradients_and_latent_weights(data: Data) -> None:

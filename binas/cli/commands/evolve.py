@@ -107,9 +107,15 @@ class _Evolution:
     """One worker's part of an evolution, with its run folder."""
 
     def __init__(
-        self, recipe: Recipe, problem: Problem, what: Variant, data: Data, device: torch.device,
-        folder: RunFolder, options: Namespace,
-    ) -> None:  # fmt: skip
+        self,
+        recipe: Recipe,
+        problem: Problem,
+        what: Variant,
+        data: Data,
+        device: torch.device,
+        folder: RunFolder,
+        options: Namespace,
+    ) -> None:
         self.recipe, self.problem, self.what, self.data = recipe, problem, what, data
         self.device, self.folder = device, folder
         self.where = options.storage or folder.path / JOURNAL
@@ -134,9 +140,15 @@ class _Evolution:
             )
             with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
                 worker = Worker(
-                    study, shared, judge, self._cost, self.violations, self.largest_cost,
-                    self.recipe.evolve.lease_seconds, _Log(log, self.problem, self.largest_cost),
-                )  # fmt: skip
+                    study,
+                    shared,
+                    judge,
+                    self._cost,
+                    self.violations,
+                    self.largest_cost,
+                    self.recipe.evolve.lease_seconds,
+                    _Log(log, self.problem, self.largest_cost),
+                )
                 own = worker.run()
             say(f"all candidates are evaluated, {own} of them here")
             self._write(study, judge)

@@ -76,9 +76,15 @@ def run(options: Namespace, overrides: Overrides) -> int:
     what = genotype or recipe.model
     assert what is not None
     retraining = Retraining(
-        what, of_all_ranks(recipe.retrain, resumed), data, recipe.seed, device, recipe.tensorboard, plugins,
+        what,
+        of_all_ranks(recipe.retrain, resumed),
+        data,
+        recipe.seed,
+        device,
+        recipe.tensorboard,
+        plugins,
         recipe.distributed,
-    )  # fmt: skip
+    )
     with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)

@@ -58,9 +58,16 @@ def run(options: Namespace, overrides: Overrides) -> int:
     _check_own_operations(recipe)
     device, data = device_and_data(recipe)
     search = Search(
-        recipe.space, of_all_ranks(recipe.search, resumed), data, recipe.seed, device, plugins,
-        provenance(recipe, data), recipe.tensorboard, recipe.distributed,
-    )  # fmt: skip
+        recipe.space,
+        of_all_ranks(recipe.search, resumed),
+        data,
+        recipe.seed,
+        device,
+        plugins,
+        provenance(recipe, data),
+        recipe.tensorboard,
+        recipe.distributed,
+    )
     with begin_run("search", recipe, resumed, options, device, data.split_hashes) as folder:
         genotype = search.run(folder)
         if not is_first_rank():

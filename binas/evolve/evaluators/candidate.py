@@ -48,9 +48,14 @@ class ShortTraining:
     """
 
     def __init__(
-        self, problem: Problem, config: RetrainConfig, data: Data, seed: int, device: torch.device,
+        self,
+        problem: Problem,
+        config: RetrainConfig,
+        data: Data,
+        seed: int,
+        device: torch.device,
         start: Callable[[Genome, nn.Module], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.problem, self.config, self.seed, self.device = problem, config, seed, device
         self.start = start
         self.train = training_batches(data, config.batch_size, device, config)
@@ -98,10 +103,15 @@ def training_batches(
     """The train split, augmented; a last batch of a single image is left out: it has no statistics."""
     images = data.train()
     return Batches(
-        images, batch_size, device, data.mean, data.std, data.config.augmentation,
+        images,
+        batch_size,
+        device,
+        data.mean,
+        data.std,
+        data.config.augmentation,
         drop_last=len(images) % batch_size == 1 and len(images) > 1,
         on_device="auto" if config is None else config.acceleration.data_on_device,
-    )  # fmt: skip
+    )
 
 
 def validation_batches(data: Data, device: torch.device) -> Batches:

@@ -69,9 +69,14 @@ class PredictedAccuracy:
     """
 
     def __init__(
-        self, problem: JointProblem, config: EvolveConfig, network: SharedNetwork, tuning: ShortTraining,
-        seed: int, folder: Path,
-    ) -> None:  # fmt: skip
+        self,
+        problem: JointProblem,
+        config: EvolveConfig,
+        network: SharedNetwork,
+        tuning: ShortTraining,
+        seed: int,
+        folder: Path,
+    ) -> None:
         own, self.tuning = config.predictor, tuning
         identity = {
             "shared": {**network.identity(), "calibration_batches": config.shared.calibration_batches},

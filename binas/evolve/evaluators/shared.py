@@ -59,8 +59,14 @@ class SharedNetwork:
     """
 
     def __init__(
-        self, problem: Problem, config: SharedConfig, data: Data, seed: int, device: torch.device, file: Path,
-    ) -> None:  # fmt: skip
+        self,
+        problem: Problem,
+        config: SharedConfig,
+        data: Data,
+        seed: int,
+        device: torch.device,
+        file: Path,
+    ) -> None:
         self.problem, self.config, self.seed, self.device, self.file = problem, config, seed, device, file
         last = problem.stages[-1]
         stage = config.stage
@@ -92,12 +98,17 @@ class SharedNetwork:
                     if epoch == 0 and place > 0:
                         optimizer = self._next_phase(place)
                     self._epoch(position - 1, epoch, phase, optimizer)
-                    save_checkpoint(self.file, KIND, self.identity(), {
-                        "model": self.network.state_dict(),
-                        "teacher": {} if self.teacher is None else self.teacher.state_dict(),
-                        "optimizer": optimizer_state(optimizer, dict(self.network.named_parameters())),
-                        "epoch": position,
-                    })  # fmt: skip
+                    save_checkpoint(
+                        self.file,
+                        KIND,
+                        self.identity(),
+                        {
+                            "model": self.network.state_dict(),
+                            "teacher": {} if self.teacher is None else self.teacher.state_dict(),
+                            "optimizer": optimizer_state(optimizer, dict(self.network.named_parameters())),
+                            "epoch": position,
+                        },
+                    )
 
     def __call__(self, genome: Genome, number: int) -> Judgement:
         """The accuracy of a genome's part of the network, in the precision of the candidate."""

@@ -45,9 +45,13 @@ class JointProblem(Problem):
     """
 
     def __init__(
-        self, config: JointConfig, what: Variant, data: Data, stages: Sequence[StageConfig],
+        self,
+        config: JointConfig,
+        what: Variant,
+        data: Data,
+        stages: Sequence[StageConfig],
         plugins: tuple[PluginRecord, ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         options = what.options() if isinstance(what, ModelChoice) else None
         if not isinstance(what, ModelChoice) or not isinstance(options, InvertedOptions):
             raise UserError("evolve.search: joint: is for a published network with an option 'stages'")
@@ -195,7 +199,7 @@ def _references(space: GenomeSpace) -> dict[str, Genome]:
         genome = (
             len(gene.choices) - 1 if kind not in BITS else place
             for gene, kind in zip(space.genes, space.kinds, strict=True)
-        )  # fmt: skip
+        )
         words = "real" if bits[place] == "real" else f"{bits[place]} bit{'s' * (bits[place] != 1)}"
         found[f"largest, {words}"] = space.canonical(tuple(genome))
     return found

@@ -23,9 +23,12 @@ from binas.plugins import PluginRecord
 
 
 def open_problem(
-    config: EvolveConfig, what: Variant, network: dict[str, Any], data: Data,
+    config: EvolveConfig,
+    what: Variant,
+    network: dict[str, Any],
+    data: Data,
     plugins: tuple[PluginRecord, ...] = (),
-) -> Problem:  # fmt: skip
+) -> Problem:
     """The problem that the settings describe.
 
     Args:

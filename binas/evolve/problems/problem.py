@@ -60,10 +60,14 @@ class Problem:
     """
 
     def __init__(
-        self, space: GenomeSpace, variant: Callable[[tuple[Choice, ...]], Variant],
-        references: Mapping[str, Genome], data: Data, stages: Sequence[StageConfig],
+        self,
+        space: GenomeSpace,
+        variant: Callable[[tuple[Choice, ...]], Variant],
+        references: Mapping[str, Genome],
+        data: Data,
+        stages: Sequence[StageConfig],
         plugins: tuple[PluginRecord, ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.space, self.references = space, dict(references)
         self.data, self.stages, self.plugins = data, tuple(stages), plugins
         self._variant = variant
@@ -149,10 +153,15 @@ def profile_of(structure: ModelStructure) -> Profile:
     sizes = (structure.in_channels, structure.image_size)
     if structure.model is None:
         return profile_genotype(
-            structure.read_genotype(), *sizes, structure.num_classes, structure.settings,
-            binarization=stage.binarization, binarize_activations=stage.binarize_activations,
-            binarize_weights=stage.binarize_weights, layers=stage.layers,
-        )  # fmt: skip
+            structure.read_genotype(),
+            *sizes,
+            structure.num_classes,
+            structure.settings,
+            binarization=stage.binarization,
+            binarize_activations=stage.binarize_activations,
+            binarize_weights=stage.binarize_weights,
+            layers=stage.layers,
+        )
     options = structure.model.options()
     if isinstance(options, InvertedOptions) and _is_as_published(structure, structure.model):
         return profile_inverted(options, *sizes, structure.num_classes, stage.binarization or BINARIZATION)

@@ -40,9 +40,12 @@ def join_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with shared.lock():
         study = optuna.create_study(
-            storage=shared.storage, sampler=sampler, study_name=name, directions=DIRECTIONS,
+            storage=shared.storage,
+            sampler=sampler,
+            study_name=name,
+            directions=DIRECTIONS,
             load_if_exists=True,
-        )  # fmt: skip
+        )
         begun = study.user_attrs.get(SETTINGS_KEY)
         if begun is None:
             study.set_user_attr(SETTINGS_KEY, dict(settings))
@@ -80,10 +83,16 @@ class Worker:
     """
 
     def __init__(
-        self, study: Study, shared: SharedStorage, judge: Judge,
-        costs: Callable[[Genome], tuple[float, float]], violations: Callable[[Genome], Mapping[str, float]],
-        largest_cost: float, lease_seconds: float, seen: Callable[[FrozenTrial], None] = lambda trial: None,
-    ) -> None:  # fmt: skip
+        self,
+        study: Study,
+        shared: SharedStorage,
+        judge: Judge,
+        costs: Callable[[Genome], tuple[float, float]],
+        violations: Callable[[Genome], Mapping[str, float]],
+        largest_cost: float,
+        lease_seconds: float,
+        seen: Callable[[FrozenTrial], None] = lambda trial: None,
+    ) -> None:
         assert isinstance(study.sampler, EvolutionSampler)
         self.study, self.sampler, self.judge = study, study.sampler, judge
         self.costs, self.violations, self.largest_cost = costs, violations, largest_cost

@@ -130,9 +130,14 @@ def _masks(plan: Plan, x: Tensor, kernels: Sequence[Tensor], needs: _Needs) -> l
 
 
 def _run_convs(
-    plan: Plan, x: Tensor, kernels: Sequence[Tensor], coefficients: Sequence[Tensor],
-    masks: Sequence[Masks | None], needs: _Needs, team: Team,
-) -> tuple[list[Tensor | None], list[Tensor]]:  # fmt: skip
+    plan: Plan,
+    x: Tensor,
+    kernels: Sequence[Tensor],
+    coefficients: Sequence[Tensor],
+    masks: Sequence[Masks | None],
+    needs: _Needs,
+    team: Team,
+) -> tuple[list[Tensor | None], list[Tensor]]:
     """What the convolutions give to each target, and what their gradients need."""
     outputs: list[Tensor | None] = [None] * plan.num_targets
     kept = [torch.empty(0)] * len(plan.convs)
@@ -208,9 +213,16 @@ def _backward_convs(
             if conv.layout not in wide:
                 wide[conv.layout] = conv.wide(backward.outs)
             by_kernel, by_coefficient = _backward_conv(
-                conv, last, backward.kernels[index], backward.coefficients[index], backward.kept[index],
-                wide[conv.layout], by_x, needs.kernel(index), needs.coefficient(index),
-            )  # fmt: skip
+                conv,
+                last,
+                backward.kernels[index],
+                backward.coefficients[index],
+                backward.kept[index],
+                wide[conv.layout],
+                by_x,
+                needs.kernel(index),
+                needs.coefficient(index),
+            )
         by_kernels.append(by_kernel)
         by_coefficients.append(by_coefficient)
     if needs.x and any(backward.masks):
@@ -238,9 +250,16 @@ def _backward_by_tables(backward: _Backward, index: int, rows: Rows) -> tuple[Te
 
 
 def _backward_conv(
-    conv: WideConv, x: Tensor, kernel: Tensor, coefficient: Tensor, kept: Tensor, out: Tensor,
-    by_x: Tensor | None, wants_kernel: bool, wants_coefficient: bool,
-) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
+    conv: WideConv,
+    x: Tensor,
+    kernel: Tensor,
+    coefficient: Tensor,
+    kept: Tensor,
+    out: Tensor,
+    by_x: Tensor | None,
+    wants_kernel: bool,
+    wants_coefficient: bool,
+) -> tuple[Tensor | None, Tensor | None]:
     """Adds to the gradient by x; gives those by kernel and by coefficient.
 
     With G = [y > 0] · gradient of the output, the gradient by a coefficient is Σ y·G over images and

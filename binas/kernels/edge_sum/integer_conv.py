@@ -58,7 +58,19 @@ class IntegerConv:
     def __call__(self, levels: Tensor) -> Tensor:
         """The rectified sums for (N, C_in, H, W) from `as_levels`."""
         y: Tensor = torch.ops.onednn.qconv2d_pointwise(
-            levels, 1.0, 1, self.packed, self.ones, self.zeros, None, *self.geometry,
-            1.0, 0, torch.float32, "relu", [], "",
-        )  # fmt: skip
+            levels,
+            1.0,
+            1,
+            self.packed,
+            self.ones,
+            self.zeros,
+            None,
+            *self.geometry,
+            1.0,
+            0,
+            torch.float32,
+            "relu",
+            [],
+            "",
+        )
         return y

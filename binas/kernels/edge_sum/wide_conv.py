@@ -82,17 +82,32 @@ class WideConv:
     def gradients(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: Sequence[bool]) -> Any:
         """Its gradients by input and kernel, as far as they are wanted."""
         both = torch.ops.aten.convolution_backward(
-            gradient, x, kernel, None, [self.stride] * 2, [self.padding] * 2, [self.dilation] * 2,
-            False, [0, 0], self.groups, [*wanted, False],
-        )  # fmt: skip
+            gradient,
+            x,
+            kernel,
+            None,
+            [self.stride] * 2,
+            [self.padding] * 2,
+            [self.dilation] * 2,
+            False,
+            [0, 0],
+            self.groups,
+            [*wanted, False],
+        )
         return both[0], both[1]
 
     def geometry(self, x: Tensor, kernel: Tensor, margin: int) -> Geometry:
         """What tables of sums need to know of it."""
         return Geometry(
-            kernel.shape[-1], self.stride, self.padding, self.dilation, self.groups,
-            (x.shape[0], x.shape[1], x.shape[2], x.shape[3]), len(kernel), margin,
-        )  # fmt: skip
+            kernel.shape[-1],
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            (x.shape[0], x.shape[1], x.shape[2], x.shape[3]),
+            len(kernel),
+            margin,
+        )
 
     @property
     def layout(self) -> tuple[object, ...]:

@@ -95,9 +95,14 @@ def _transpose_images(x: Tensor, y: Tensor, images: int, step: int, rows: int, c
 
     def part(begin: int, end: int) -> None:
         transpose_all(
-            x.data_ptr() + begin * source, (source, step * 4), y.data_ptr() + begin * target,
-            (target, rows * 4), end - begin, rows, columns,
-        )  # fmt: skip
+            x.data_ptr() + begin * source,
+            (source, step * 4),
+            y.data_ptr() + begin * target,
+            (target, rows * 4),
+            end - begin,
+            rows,
+            columns,
+        )
 
     if x.numel() < SMALLEST_SHARED:
         part(0, images)

@@ -79,10 +79,14 @@ def _transpose(x: Tensor, y: Tensor, rows: int, channels: int, columns: int) -> 
 
     def part(begin: int, end: int) -> None:
         transpose_all(
-            x.data_ptr() + begin * columns * 4, (columns * 4, channels * columns * 4),
-            y.data_ptr() + begin * rows * 4, (rows * 4, channels * rows * 4),
-            end - begin, rows, columns,
-        )  # fmt: skip
+            x.data_ptr() + begin * columns * 4,
+            (columns * 4, channels * columns * 4),
+            y.data_ptr() + begin * rows * 4,
+            (rows * 4, channels * rows * 4),
+            end - begin,
+            rows,
+            columns,
+        )
 
     in_parts(part, channels)
 

@@ -55,9 +55,17 @@ def add_products(
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 def finish_gradient(
-    by_y: Any, x: Any, mean: Any, factor: Any, shift: Any, window: Any, middle: Any, along: Any, begin: int,
+    by_y: Any,
+    x: Any,
+    mean: Any,
+    factor: Any,
+    shift: Any,
+    window: Any,
+    middle: Any,
+    along: Any,
+    begin: int,
     end: int,
-) -> None:  # fmt: skip
+) -> None:
     """by_y = (g − middle − (x − mean)·along)·factor in place, arguments as above, pixels begin..end."""
     _, channels, images = x.shape
     for pixel in range(begin, end):

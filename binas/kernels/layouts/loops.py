@@ -78,9 +78,11 @@ def transpose(source: int, source_step: int, target: int, target_step: int, rows
         for row in range(0, whole_rows, BLOCK):
             for column in range(start, min(start + TILE, whole_columns), BLOCK):
                 _transpose_block(
-                    source + row * source_step + column * 4, source_step,
-                    target + column * target_step + row * 4, target_step,
-                )  # fmt: skip
+                    source + row * source_step + column * 4,
+                    source_step,
+                    target + column * target_step + row * 4,
+                    target_step,
+                )
     for row in range(rows):
         for column in range(whole_columns if row < whole_rows else 0, columns):
             _copy(source + row * source_step + column * 4, target + column * target_step + row * 4)

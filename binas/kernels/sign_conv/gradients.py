@@ -53,9 +53,17 @@ def kernel_gradient(
 
     def part(index: int, begin: int, end: int) -> None:
         kernels.add_kernel_gradient(
-            by_y.data_ptr(), masks.data_ptr(), offsets, sums[index].numpy(), tables[index].data_ptr(),
-            geometry(conv, height, width), len(kernel), columns, begin, end,
-        )  # fmt: skip
+            by_y.data_ptr(),
+            masks.data_ptr(),
+            offsets,
+            sums[index].numpy(),
+            tables[index].data_ptr(),
+            geometry(conv, height, width),
+            len(kernel),
+            columns,
+            begin,
+            end,
+        )
 
     run_all(part, [(index, *ends) for index, ends in enumerate(ranges(rows * columns))])
     total = sums.sum(dim=0).permute(0, 3, 2, 1).flatten(0, 1)[: len(kernel)]
@@ -81,10 +89,22 @@ def input_gradient(
     def part(group: int, split: int) -> None:
         table = torch.empty(kernels.MAX_TERMS * ROWS * LANES)
         kernels.add_input_gradient(
-            by_y.data_ptr(), masks.data_ptr(), scales.data_ptr(), offsets, sums.data_ptr(), table.data_ptr(),
-            geometry(conv, height, width), len(kernel), num_images, rows * columns, columns, group,
-            channels * split // splits, channels * (split + 1) // splits, fresh,
-        )  # fmt: skip
+            by_y.data_ptr(),
+            masks.data_ptr(),
+            scales.data_ptr(),
+            offsets,
+            sums.data_ptr(),
+            table.data_ptr(),
+            geometry(conv, height, width),
+            len(kernel),
+            num_images,
+            rows * columns,
+            columns,
+            group,
+            channels * split // splits,
+            channels * (split + 1) // splits,
+            fresh,
+        )
 
     run_all(part, [(group, split) for group in range(groups) for split in range(splits)])
     return sums

@@ -51,10 +51,13 @@ def pack(
             word = pixel * num_words + channel // 32
             for group in range(groups):
                 pack_lanes(
-                    x + (at * images + group * LANES) * 4, factor[channel], shift[channel],
-                    channel % 32, words + (word * images + group * LANES) * 4,
+                    x + (at * images + group * LANES) * 4,
+                    factor[channel],
+                    shift[channel],
+                    channel % 32,
+                    words + (word * images + group * LANES) * 4,
                     image_words + (at * groups + group) * 4,
-                )  # fmt: skip
+                )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -75,9 +78,18 @@ def _valid_taps(y: int, x: int, geometry: Any, source: Any, number: Any) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def convolve(
-    words: int, kernel: Any, scales: Any, out: int, masks: int, geometry: Any, channels: int, images: int,
-    columns: int, begin: int, end: int,
-) -> None:  # fmt: skip
+    words: int,
+    kernel: Any,
+    scales: Any,
+    out: int,
+    masks: int,
+    geometry: Any,
+    channels: int,
+    images: int,
+    columns: int,
+    begin: int,
+    end: int,
+) -> None:
     """scale · relu(convolution of signs) for output pixels begin..end.
 
     Args:
@@ -102,17 +114,36 @@ def convolve(
             for channel in range(width):
                 at = pixel * width + channel
                 convolve_lanes(
-                    pairs.ctypes.data, count, num_words, images * 4, bits + channel * step,
-                    channels * count, scales[channel], out + (at * images + group * LANES) * 4,
+                    pairs.ctypes.data,
+                    count,
+                    num_words,
+                    images * 4,
+                    bits + channel * step,
+                    channels * count,
+                    scales[channel],
+                    out + (at * images + group * LANES) * 4,
                     masks + (at * groups + group) * 4,
-                )  # fmt: skip
+                )
 
 
 @numba.njit(nogil=True, cache=True)
 def add_input_gradient(
-    gradient: int, masks: int, scales: int, offsets: Any, sums: int, table: int, geometry: Any, width: int,
-    images: int, pixels: int, columns: int, group: int, begin: int, end: int, fresh: bool,
-) -> None:  # fmt: skip
+    gradient: int,
+    masks: int,
+    scales: int,
+    offsets: Any,
+    sums: int,
+    table: int,
+    geometry: Any,
+    width: int,
+    images: int,
+    pixels: int,
+    columns: int,
+    group: int,
+    begin: int,
+    end: int,
+    fresh: bool,
+) -> None:
     """Adds the gradient by the signs of the input's channels begin..end for LANES images.
 
     Args:
@@ -137,9 +168,13 @@ def add_input_gradient(
                 channel = (block * terms + term) * 4
                 at = pixel * width + channel
                 table_of_channels(
-                    gradient + at * images * 4 + first, images * 4, masks + (at * groups + group) * 4,
-                    groups * 4, scales + channel * 4, table + term * ROWS * LANES * 4,
-                )  # fmt: skip
+                    gradient + at * images * 4 + first,
+                    images * 4,
+                    masks + (at * groups + group) * 4,
+                    groups * 4,
+                    scales + channel * 4,
+                    table + term * ROWS * LANES * 4,
+                )
             for tap in range(count):
                 to = sums + (source[tap] * channels + begin) * images * 4 + first
                 at = offsets[block, number[tap], begin].ctypes.data
@@ -151,9 +186,17 @@ def add_input_gradient(
 
 @numba.njit(nogil=True, cache=True)
 def add_kernel_gradient(
-    gradient: int, masks: int, offsets: Any, sums: Any, table: int, geometry: Any, width: int, columns: int,
-    begin: int, end: int,
-) -> None:  # fmt: skip
+    gradient: int,
+    masks: int,
+    offsets: Any,
+    sums: Any,
+    table: int,
+    geometry: Any,
+    width: int,
+    columns: int,
+    begin: int,
+    end: int,
+) -> None:
     """Adds the gradient by the kernel, before its scale, of output pixels begin..end.
 
     Args:
@@ -175,9 +218,13 @@ def add_kernel_gradient(
             at = pixel * width + block * CHANNELS
             for part in range(images // 16):
                 transposed(
-                    gradient + (at * images + part * 16) * 4, images * 4, masks + at * groups * 4 + part * 2,
-                    groups * 4, width - block * CHANNELS, turned + part * 16 * row,
-                )  # fmt: skip
+                    gradient + (at * images + part * 16) * 4,
+                    images * 4,
+                    masks + at * groups * 4 + part * 2,
+                    groups * 4,
+                    width - block * CHANNELS,
+                    turned + part * 16 * row,
+                )
             for unit in range(0, units, MAX_UNITS):
                 here = min(MAX_UNITS, units - unit)
                 for term in range(here):

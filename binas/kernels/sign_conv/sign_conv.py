@@ -98,9 +98,16 @@ class _SignConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, conv: BinaryConv2d, affine: Affine, window: float, x: Tensor, weight: Tensor | None,
-        bias: Tensor | None, kernel: Tensor, scale: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        conv: BinaryConv2d,
+        affine: Affine,
+        window: float,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        kernel: Tensor,
+        scale: Tensor | None,
+    ) -> Tensor:
         kernel = kernel.contiguous()
         signs = pack_signs(conv, x, affine)
         scales = kernel.new_ones(len(kernel)) if scale is None else scale.reshape(-1).contiguous()
@@ -124,9 +131,15 @@ class _SignConv(torch.autograd.Function):
             by_x = input_gradient(ctx.conv, x, by_y, masks, kernel, scales)
             by_weight, by_bias = _through_norm(by_x, x, ctx.affine, ctx.window)
         return (
-            None, None, None, by_x, by_weight if needs_weight else None, by_bias if needs_bias else None,
-            by_kernel, by_scale.view(ctx.scale_shape) if needs_scale and by_scale is not None else None,
-        )  # fmt: skip
+            None,
+            None,
+            None,
+            by_x,
+            by_weight if needs_weight else None,
+            by_bias if needs_bias else None,
+            by_kernel,
+            by_scale.view(ctx.scale_shape) if needs_scale and by_scale is not None else None,
+        )
 
 
 @dataclass(frozen=True)

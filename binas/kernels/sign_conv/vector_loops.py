@@ -52,9 +52,17 @@ def pack_lanes(
 
 @intrinsic
 def convolve_lanes(
-    context: Any, taps: Any, num_taps: Any, num_words: Any, step: Any, kernel: Any, terms: Any, scale: Any,
-    out: Any, mask: Any,
-) -> Any:  # fmt: skip
+    context: Any,
+    taps: Any,
+    num_taps: Any,
+    num_words: Any,
+    step: Any,
+    kernel: Any,
+    terms: Any,
+    scale: Any,
+    out: Any,
+    mask: Any,
+) -> Any:
     """scale · relu(Σ ±1·±1) of LANES images for one output channel and pixel, and the bits of sums > 0.
 
     `taps` holds pairs of addresses: of the input's words and of the kernel's, relative to `kernel`.

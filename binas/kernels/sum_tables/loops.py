@@ -143,9 +143,11 @@ def add_input_gradient(
                     for term in range(here):
                         at = source + 4 * term
                         _table_of_channels(
-                            gradient + at * row_bytes, masks + at * 4, scales + (channel + 4 * term) * 4,
+                            gradient + at * row_bytes,
+                            masks + at * 4,
+                            scales + (channel + 4 * term) * 4,
                             table + term * table_bytes,
-                        )  # fmt: skip
+                        )
                     at = offsets[group, block].ctypes.data
                     for tap in range(num_taps):
                         to = sums + ((first + taps[tap]) * groups + group) * channels * row_bytes
@@ -190,9 +192,12 @@ def add_kernel_gradient(
                     image = 4 * (unit + term)
                     word = masks + ((image // 32) * pixels + pixel) * width * 4
                     _table_of_images(
-                        gradient + (pixel * images + image) * width * 4, width * 4, word, image % 32,
+                        gradient + (pixel * images + image) * width * 4,
+                        width * 4,
+                        word,
+                        image % 32,
                         table + term * table_bytes,
-                    )  # fmt: skip
+                    )
                 to = sums
                 for tap in range(num_taps):
                     at = start + (first + taps[tap]) * step + unit * 2
@@ -208,7 +213,7 @@ def add_kernel_gradient(
 @numba.njit(nogil=True, cache=True)
 def take_sums(
     sums: Any, scales: Any, total: Any, masks: Any, values: Any, first_image: int, is_first: bool
-) -> None:  # fmt: skip
+) -> None:
     """Adds rectified sums, scaled, to a total; sets a bit where one is positive; keeps them where wanted.
 
     Args:

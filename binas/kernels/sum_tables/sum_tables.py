@@ -161,9 +161,14 @@ class Rows:
                 source = out.data_ptr() + (word * IMAGES_PER_WORD * channels + run * self.run) * plane
                 place = self._place(target, run)
                 transpose_all(
-                    source, (plane, channels * plane), rows[word].data_ptr() + place * row,
-                    (row, self.width * row), self.run, count, self.pixels,
-                )  # fmt: skip
+                    source,
+                    (plane, channels * plane),
+                    rows[word].data_ptr() + place * row,
+                    (row, self.width * row),
+                    self.run,
+                    count,
+                    self.pixels,
+                )
 
         self.team.run(part, self.words * runs)
         return rows
@@ -226,16 +231,24 @@ class InputGradient:
         offsets = kernels.kernel_offsets(signs, geometry.groups, IMAGES_PER_WORD * 4)
         taps, scales, gradient = geometry.taps(), scales.contiguous(), rows.by_image
         numbers = (
-            *geometry.output_size, geometry.padded_columns, geometry.stride,
+            *geometry.output_size,
+            geometry.padded_columns,
+            geometry.stride,
             geometry.width // geometry.groups // 4,
-        )  # fmt: skip
+        )
 
         def word(index: int) -> None:
             table = torch.empty(kernels.MAX_TERMS * ROWS * kernels.LANES)
             kernels.add_input_gradient(
-                gradient[index].data_ptr(), masks.bits[index].data_ptr(), scales.data_ptr(), offsets,
-                self.sums[index].data_ptr(), table.data_ptr(), taps, numbers,
-            )  # fmt: skip
+                gradient[index].data_ptr(),
+                masks.bits[index].data_ptr(),
+                scales.data_ptr(),
+                offsets,
+                self.sums[index].data_ptr(),
+                table.data_ptr(),
+                taps,
+                numbers,
+            )
 
         self.team.run(word, len(self.sums))
 
@@ -253,10 +266,14 @@ class InputGradient:
             for index, word in product(range(begin, end), range(len(self.sums))):
                 sums, image = self.sums[word], word * IMAGES_PER_WORD
                 transpose_all(
-                    sums.data_ptr() + first + index * wide * pixel, (IMAGES_PER_WORD * 4, pixel),
+                    sums.data_ptr() + first + index * wide * pixel,
+                    (IMAGES_PER_WORD * 4, pixel),
                     result.data_ptr() + image * channels * plane + index * columns * 4,
-                    (plane, channels * plane), channels, columns, min(IMAGES_PER_WORD, images - image),
-                )  # fmt: skip
+                    (plane, channels * plane),
+                    channels,
+                    columns,
+                    min(IMAGES_PER_WORD, images - image),
+                )
 
         self.team.run_shares(part, rows)
         return result
@@ -298,15 +315,26 @@ class KernelGradient:
             table = torch.zeros(kernels.MAX_TERMS * kernels.WEIGHT_ROWS * lanes)
             group = place * lanes // per_group
             numbers = (
-                rows_of_output * share // shares, rows_of_output * (share + 1) // shares,
-                *geometry.output_size, geometry.padded_columns, geometry.stride, geometry.width,
-                geometry.padded_images, group * channels, channels,
-            )  # fmt: skip
+                rows_of_output * share // shares,
+                rows_of_output * (share + 1) // shares,
+                *geometry.output_size,
+                geometry.padded_columns,
+                geometry.stride,
+                geometry.width,
+                geometry.padded_images,
+                group * channels,
+                channels,
+            )
             first = 4 * place * lanes
             kernels.add_kernel_gradient(
-                gradient.data_ptr() + first, masks.bits.data_ptr() + first, self.offsets,
-                sums[share, place].data_ptr(), table.data_ptr(), taps, numbers,
-            )  # fmt: skip
+                gradient.data_ptr() + first,
+                masks.bits.data_ptr() + first,
+                self.offsets,
+                sums[share, place].data_ptr(),
+                table.data_ptr(),
+                taps,
+                numbers,
+            )
 
         self.team.run(part, shares * parts)
         return sums.sum(dim=0).permute(0, 3, 2, 1).reshape(geometry.width, channels, k, k)

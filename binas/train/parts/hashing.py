@@ -76,9 +76,14 @@ class HashingStart(Config):
 def geometry(conv: BinaryConv2d) -> Geometry:
     """A layer's geometry as binarizers are told it."""
     return Geometry(
-        conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-        conv.in_channels, conv.out_channels,
-    )  # fmt: skip
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.in_channels,
+        conv.out_channels,
+    )
 
 
 def _convolved(conv: BinaryConv2d, x: Tensor) -> Tensor:

@@ -34,9 +34,11 @@ class Renormalized(nn.Module):
     shift: Tensor
 
     def __init__(
-        self, network: nn.Module, given: tuple[Sequence[float], Sequence[float]],
+        self,
+        network: nn.Module,
+        given: tuple[Sequence[float], Sequence[float]],
         expected: tuple[Sequence[float], Sequence[float]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.network = network
         mean, std, own_mean, own_std = (torch.tensor(list(v)).view(-1, 1, 1) for v in (*given, *expected))
