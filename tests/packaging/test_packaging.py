@@ -151,7 +151,7 @@ def test_sdist_and_wheel_hold_what_they_should(built: Path) -> None:
     assert {
         "pyproject.toml",
         "README.md",
-        "binas/cli.py",
+        "binas/cli/main.py",
         "tests/packaging/test_packaging.py",
         "tools/demo.py",
     } <= inside
