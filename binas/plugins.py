@@ -27,6 +27,8 @@ from binas.registry import Registry
 ENTRY_POINTS = "binas"
 PREFIX = "binas_plugin_"
 """Begins the names of the modules that users' files become."""
+RECORD = "__binas_record__"
+"""The attribute of such a module that holds what was registered when it was loaded."""
 
 
 class PluginRecord(Config):
@@ -62,6 +64,8 @@ def load_plugins(
 def load_plugin(file: Path, registries: Sequence[Registry[Any]]) -> tuple[ModuleType, PluginRecord]:
     """The module of a user's file and its record; what it registered before is forgotten first.
 
+    A file that has not changed since it was loaded is not run again.
+
     Raises:
         UserError: the file is missing or raises while it is loaded; names the file and the line.
     """
@@ -72,6 +76,9 @@ def load_plugin(file: Path, registries: Sequence[Registry[Any]]) -> tuple[Module
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{file}: is not a Python file; a plug-in's name ends with .py")
+    known = sys.modules.get(name)
+    if known is not None and vars(known).get(RECORD) == (record := _record(file, origin, registries)):
+        return known, record
     module = importlib.util.module_from_spec(spec)
     loader = spec.loader
     with contextlib.ExitStack() as stack:
@@ -79,7 +86,9 @@ def load_plugin(file: Path, registries: Sequence[Registry[Any]]) -> tuple[Module
             stack.enter_context(registry.loading_from(origin))
         sys.modules[name] = module
         _guarded(lambda: loader.exec_module(module), str(file))
-    return module, _record(file, origin, registries)
+    record = _record(file, origin, registries)
+    setattr(module, RECORD, record)
+    return module, record
 
 
 def records_for(names: Iterable[str], plugins: Iterable[PluginRecord]) -> tuple[PluginRecord, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,8 @@ from binas.config import Config, build, find_file, read_mapping, with_override
 from binas.data.config import DataConfig
 from binas.evolve.config import EvolveConfig
 from binas.models import ModelChoice
+from binas.plugins import load_plugins
+from binas.registries import REGISTRIES
 from binas.run.distributed import Distributed
 from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
@@ -59,7 +61,7 @@ class Recipe(Config):
     tensorboard: bool = True
     """Whether to write TensorBoard data into the run folder."""
     plugins: tuple[str, ...] = ()
-    """Files of your own that register operations; also --plugins FILE."""
+    """Files of your own that register names (operations, networks, …); also --plugins FILE."""
     data: DataConfig = DataConfig()
     space: Annotated[SearchSpace, BeforeValidator(_whole_space)] = Field(
         default_factory=lambda: SearchSpace.model_validate(space_mapping(DEFAULT_SPACE))
@@ -74,13 +76,18 @@ class Recipe(Config):
     expected: Expected = Expected()
 
 
-def load_recipe(config: str | None, overrides: Mapping[str, Any], start: Any = None) -> Recipe:
+def load_recipe(
+    config: str | None, overrides: Mapping[str, Any], start: Any = None, plugins: Iterable[str] = ()
+) -> Recipe:
     """The recipe in a file, given by path or by the name of a shipped one, with overrides.
+
+    The plug-ins that it names are loaded first: any key may be a name that they register.
 
     Args:
         config: the file; None starts from `start`, or from the defaults.
         overrides: dotted keys and their values.
         start: a mapping to start from where there is no file, e.g. a genotype's provenance.
+        plugins: files to load beside those that the recipe names.
     """
     source = "defaults"
     data: Any = start or {}
@@ -92,10 +99,28 @@ def load_recipe(config: str | None, overrides: Mapping[str, Any], start: Any = N
         evolve = data.get("evolve")
         if isinstance(evolve, dict) and isinstance(evolve.get("latency_table"), str):
             data["evolve"] = {**evolve, "latency_table": _beside(path, evolve["latency_table"])}
+    _load_plugins(overrides.get("plugins", data.get("plugins")), plugins)
     # a whole section comes before what changes in it, however they stand on the command line
     for key, value in sorted(overrides.items(), key=lambda override: override[0].count(".")):
         data = with_override(_filled(data, key, source), key, value)
     return build(Recipe, data, source)
+
+
+def recorded_recipe(file: Path, plugins: Iterable[str] = ()) -> Recipe:
+    """The recipe that a run folder holds, its plug-ins loaded first; paths in it are taken as they stand.
+
+    Args:
+        file: the resolved recipe.
+        plugins: files to load beside those that the recipe names.
+    """
+    data = read_mapping(file)
+    _load_plugins(data.get("plugins"), plugins)
+    return build(Recipe, data, str(file))
+
+
+def _load_plugins(named: Any, more: Iterable[str]) -> None:
+    files = [file for file in named if isinstance(file, str)] if isinstance(named, list) else []
+    load_plugins([*files, *more], REGISTRIES)
 
 
 def _filled(data: dict[str, Any], key: str, source: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from binas.cli.main import main
-from binas.cli.session import REGISTRIES
+from binas.registries import REGISTRIES
 
 TINY = """\
 name: tiny

@@ -32,7 +32,7 @@ def plugins(arguments: Arguments) -> Arguments:
         action="append",
         default=[],
         metavar="FILE",
-        help="your own file of operations or binarizers; may be repeated",
+        help="your own file of operations, binarizers, networks, …; may be repeated",
     )
 
 

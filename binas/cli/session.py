@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from binas.arch.genotype import Genotype
-from binas.binarize import ACTIVATION_BINARIZERS, GRADIENT_QUANTIZERS, WEIGHT_BINARIZERS
-from binas.config import describe, load, shipped_names
-from binas.data.datasets import DATASETS
+from binas.config import describe, shipped_names
 from binas.errors import UserError
-from binas.ops import NONLINEARITIES, OPS
-from binas.plugins import PluginRecord, load_plugins, require_plugins
-from binas.recipe import Recipe, load_recipe
+from binas.plugins import PluginRecord, load_plugins, records_for, require_plugins
+from binas.recipe import Recipe, load_recipe, recorded_recipe
+from binas.registries import REGISTRIES
 from binas.run.device import pick_device
 from binas.run.distributed import (
     check_same,
@@ -38,15 +36,6 @@ from binas.train.stage import RetrainConfig
 if TYPE_CHECKING:
     from binas.data.opening import Data
 
-REGISTRIES = (
-    OPS,
-    NONLINEARITIES,
-    ACTIVATION_BINARIZERS,
-    WEIGHT_BINARIZERS,
-    GRADIENT_QUANTIZERS,
-    DATASETS,
-)
-"""What a plug-in may register names in."""
 Overrides = dict[str, Any]
 Command = Callable[[Namespace, Overrides], int]
 Batched = TypeVar("Batched", SearchConfig, RetrainConfig)
@@ -96,7 +85,7 @@ def open_run(
 ) -> tuple[Recipe, RunFolder | None]:
     """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well."""
     if options.resume is None or options.print_config:
-        recipe = load_recipe(config, overrides, start)
+        recipe = load_recipe(config, overrides, start, options.plugins)
         if not options.print_config and is_first_rank():
             RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
         return recipe, None
@@ -106,14 +95,14 @@ def open_run(
         raise UserError(
             f"--resume {options.resume}: goes on with its own recipe; leave out CONFIG and --key VALUE"
         )
-    asked = None if options.resume else load_recipe(config, overrides, start)
+    asked = None if options.resume else load_recipe(config, overrides, start, options.plugins)
     path = Path(options.resume) if asked is None else asked.runs / asked.name
     # rank 0 holds the lock, the others only read
     folder = RunFolder.resume(path, kind) if is_first_rank() else RunFolder.follow(path, kind, resumed=True)
     if not folder.config.exists():  # killed before it had begun
         folder.close()
         raise UserError(f"{path}: was stopped before it began; start it again with --overwrite")
-    recipe = load(Recipe, folder.config)
+    recipe = recorded_recipe(folder.config, options.plugins)
     same = {"space"} if kind == "retrain" else set()
     if asked is not None and asked.model_dump(exclude=same) != recipe.model_dump(exclude=same):
         folder.close()
@@ -128,6 +117,7 @@ def begin_run(
     options: Namespace,
     device: torch.device,
     hashes: dict[str, str],
+    plugins: tuple[PluginRecord, ...],
     genotype: Genotype | None = None,
 ) -> RunFolder:
     """The run folder, with everything in it that a resumed run needs; the config comes last."""
@@ -148,7 +138,8 @@ def begin_run(
         seed=recipe.seed,
         device=device,
         splits=hashes,
-        plugins=plugin_files(options, recipe),
+        # of files that were named; an installed package may be another one when the run goes on
+        plugins=[plugin.model_dump(mode="json") for plugin in plugins[: len(plugin_files(options, recipe))]],
         **number_of_ranks(),
     )
     folder.write_config(recipe)
@@ -156,8 +147,13 @@ def begin_run(
     return folder
 
 
-def provenance(recipe: Recipe, data: Data) -> dict[str, Any]:
-    """Where a genotype comes from: the recipe, the hashes of the splits, the sizes of the images."""
+def provenance(recipe: Recipe, data: Data, plugins: tuple[PluginRecord, ...] = ()) -> dict[str, Any]:
+    """Where a genotype comes from: the recipe, the hashes of the splits, the sizes of the images.
+
+    Args:
+        plugins: those that are loaded; the one that the images come from is recorded.
+    """
+    of_data = records_for([recipe.data.name], plugins)
     return {
         "recipe": recipe.model_dump(mode="json", exclude={"space", "runs"}),
         "split_hashes": data.split_hashes,
@@ -166,6 +162,7 @@ def provenance(recipe: Recipe, data: Data) -> dict[str, Any]:
             "image_size": list(data.image_size),
             "num_classes": data.num_classes,
         },
+        **({"data_plugins": [plugin.model_dump(mode="json") for plugin in of_data]} if of_data else {}),
     }
 
 

@@ -42,7 +42,10 @@ class ModelChoice(Config):
     @model_validator(mode="after")
     def _options_are_known(self) -> ModelChoice:
         if self.name not in MODELS:
-            raise ValueError(f"unknown model '{self.name}';{nearest(self.name, MODELS)}")
+            raise ValueError(
+                f"unknown model '{self.name}';{nearest(self.name, MODELS)}."
+                " One of your own comes with --plugins FILE"
+            )
         self.options()
         return self
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from binas.config import describe
@@ -19,6 +20,7 @@ def model_rows(names: Sequence[str]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "paper": model.paper,
+                "from": Path(MODELS.origin(name)).name,
                 "summary": " ".join((model.build.__doc__ or "").split("\n\n")[0].split()),
                 "binarization": model.binarization.model_dump(mode="json"),
                 "options": {
@@ -35,14 +37,23 @@ def model_lines(names: Sequence[str]) -> list[str]:
     rows = model_rows(names)
     width = max(len(row["name"]) for row in rows)
     if len(rows) > 1:
-        return [f"{row['name']:<{width}}  {row['paper']}" for row in rows]
+        return [f"{row['name']:<{width}}  {row['paper']}{_origin(row)}" for row in rows]
     (row,) = rows
     parts = (f"{part} {row['binarization'][part]['name']}" for part in ("activation", "weight"))
     options = [
         f"  --model.{key}{_default(option['default'])}\n        {option['help']}".rstrip()
         for key, option in row["options"].items()
     ]
-    return [f"{row['name']}: {row['paper']}", row["summary"], f"binarization: {', '.join(parts)}", *options]
+    return [
+        f"{row['name']}: {row['paper']}{_origin(row)}",
+        row["summary"],
+        f"binarization: {', '.join(parts)}",
+        *options,
+    ]
+
+
+def _origin(row: Mapping[str, Any]) -> str:
+    return f" [{row['from']}]" if row["from"] else ""
 
 
 def _default(value: Any) -> str:

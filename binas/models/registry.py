@@ -84,7 +84,7 @@ class Model:
     rules: Callable[[Any], tuple[LayerRule, ...]] | None = None
 
 
-MODELS: Registry[Model] = Registry("model")
+MODELS: Registry[Model] = Registry("model", written_by=lambda model: model.build)
 
 
 def register_models(
@@ -95,7 +95,15 @@ def register_models(
     twin_activation: Literal["relu", "none"] = "relu",
     has_cells: bool = False,
     rules: Callable[[Any], tuple[LayerRule, ...]] | None = None,
+    *,
+    replace: bool = False,
 ) -> None:
-    """Register the variants of a family, each under its name with the options of its paper."""
+    """Register the variants of a family, each under its name with the options of its paper.
+
+    Args:
+        variants: names and options; the rest as of `Model`.
+        replace: whether to take the place of another's network of that name.
+    """
     for name, options in variants.items():
-        MODELS.register(name)(Model(build, options, binarization, paper, twin_activation, has_cells, rules))
+        model = Model(build, options, binarization, paper, twin_activation, has_cells, rules)
+        MODELS.register(name, replace=replace)(model)

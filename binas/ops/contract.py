@@ -72,9 +72,13 @@ class OpContext:
         return replace(self, normalized_input=False)
 
 
-def register_op(name: str) -> Callable[[OpFactory], OpFactory]:
-    """Decorator that makes a function or module class a candidate operation under `name`."""
-    return OPS.register(name)
+def register_op(name: str, *, replace: bool = False) -> Callable[[OpFactory], OpFactory]:
+    """Decorator that makes a function or module class a candidate operation under `name`.
+
+    Args:
+        replace: whether to take the place of another's operation of that name.
+    """
+    return OPS.register(name, replace=replace)
 
 
 def build_op(op: str | OpFactory, channels: int, stride: int, context: OpContext) -> nn.Module:

@@ -157,7 +157,7 @@ class RunFolder:
         seed: int,
         device: torch.device,
         splits: Mapping[str, str] | None = None,
-        plugins: Iterable[str | Path] = (),
+        plugins: Iterable[Mapping[str, Any]] = (),
         **more: Any,
     ) -> None:
         """Records what the run is made of; `more` takes any further JSON values."""

@@ -17,7 +17,6 @@ import torch
 
 import binas
 from binas.run.device import device_name
-from binas.run.files import sha256_of
 
 
 def describe_run(
@@ -25,13 +24,13 @@ def describe_run(
     seed: int,
     device: torch.device,
     splits: Mapping[str, str] | None = None,
-    plugins: Iterable[str | Path] = (),
+    plugins: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The part of a manifest that is known when a run starts.
 
     Args:
         splits: the hash of each data split by its name.
-        plugins: the users' files that were loaded; recorded by name and SHA-256.
+        plugins: of each plug-in that was loaded its file name, its SHA-256 and what it registers.
     """
     return {
         "started": now(),
@@ -43,7 +42,7 @@ def describe_run(
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "splits": dict(splits or {}),
-        "plugins": [{"file": Path(file).name, "sha256": sha256_of(file)} for file in plugins],
+        "plugins": [dict(plugin) for plugin in plugins],
     }
 
 

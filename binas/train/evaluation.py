@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from binas.data.batches import Batches
+from binas.data.datasets import DATASETS
 from binas.data.image_set import Images
 from binas.data.opening import Data, open_data
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
-from binas.plugins import PluginRecord
+from binas.plugins import PluginRecord, require_plugins
 from binas.train.model_file import ModelStructure, load_model
 from binas.train.parts.teacher import Ensemble
 
@@ -112,6 +113,8 @@ def training_images(structure: ModelStructure, data: Data) -> tuple[Images, Imag
 def open_training_data(structure: ModelStructure, path: Path, root: Path | None) -> Data:
     """The images that a network was trained on, their splits checked against the recorded hashes."""
     config = structure.data
+    if config.name not in DATASETS:
+        require_plugins(structure.data_plugins, (), str(path))
     if root is not None:
         config = config.model_copy(update={"root": root})
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 from torch import nn
 
 from binas.arch.genotype import Genotype, parse_genotype
@@ -51,7 +52,9 @@ class ModelStructure(Config):
     layers: tuple[tuple[LayerRule, ...], ...] = ()
     """Rules for single layers, one list for each binarization; empty: those of the genotype's space."""
     plugins: tuple[PluginRecord, ...] = ()
-    """Those that the stages need beside the genotype's own."""
+    """Those that the network and its stages need beside the genotype's own."""
+    data_plugins: tuple[PluginRecord, ...] = ()
+    """Those that the images come from."""
     auxiliary: bool
     in_channels: int
     num_classes: int
@@ -151,9 +154,19 @@ def _epoch(checkpoint: Checkpoint, path: Path) -> int:
 
 
 def _structure(checkpoint: Checkpoint, path: Path, plugins: tuple[PluginRecord, ...]) -> ModelStructure:
+    # before the structure is checked: it may name a network that a plug-in registers
+    require_plugins(_recorded(checkpoint.structure.get("plugins")), plugins, str(path))
     structure = build(ModelStructure, checkpoint.structure, f"{path}: structure")
     require_plugins(structure.required_plugins(), plugins, str(path))
     return structure
+
+
+def _recorded(plugins: Any) -> list[PluginRecord]:
+    """The records in a structure that is not checked yet; what is none is told when it is."""
+    found = plugins if isinstance(plugins, list) else []
+    with suppress(ValidationError):
+        return [PluginRecord.model_validate(record) for record in found]
+    return []
 
 
 def load_weights(network: nn.Module, state: Any, path: Path) -> None:

@@ -366,12 +366,15 @@ def _structure(
     plugins: tuple[PluginRecord, ...],
 ) -> ModelStructure:
     used = {name for stage in stages for name in stage.registered_names()}
+    if isinstance(genotype, ModelChoice):
+        used.add(genotype.name)
     choices = different_choices(stages)
     return ModelStructure(
         **_what_to_build(genotype, config),
         binarizations=tuple(binarization for binarization, _ in choices),
         layers=tuple(layers for _, layers in choices),
         plugins=records_for(used, plugins),
+        data_plugins=records_for([data.config.name], plugins),
         auxiliary=config.auxiliary_weight > 0,
         **read_from(data),
         validation_fraction=config.validation_fraction,

@@ -35,6 +35,7 @@ ORDER = [
     "evolve",
     "report",
     "deploy",
+    "registries",
     "testing",
     "recipe",
     "cli",

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from binas.cli.session import REGISTRIES
 from binas.errors import UserError
 from binas.ops import OPS
 from binas.plugins import load_plugin, load_plugins, records_for
+from binas.registries import REGISTRIES
 
 Runner = Callable[..., tuple[int, str, str]]
 

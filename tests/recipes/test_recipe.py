@@ -60,6 +60,7 @@ def test_plugins_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     folder = tmp_path / "deep" / "er"
     folder.mkdir(parents=True)
     (folder / "mine.py").write_text("")
+    (tmp_path / "other.py").write_text("")
     (folder / "r.yaml").write_text("plugins: [mine.py, other.py]\n")
     assert load_recipe("deep/er/r.yaml", {}).plugins == ("deep/er/mine.py", "other.py")
 

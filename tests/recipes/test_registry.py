@@ -60,6 +60,45 @@ def test_a_name_twice_is_an_error_that_names_the_plugin() -> None:
     assert registry["mine"] == 4
 
 
+def cell_of_a_notebook(registry: Registry[object], name: str = "mine", *, replace: bool = False) -> object:
+    """What running the same cell once more does: a new function of the same module and name."""
+
+    @registry.register(name, replace=replace)
+    def mine() -> None: ...
+
+    return mine
+
+
+def test_the_same_function_registers_again() -> None:
+    registry = filled()
+    first, second = cell_of_a_notebook(registry), cell_of_a_notebook(registry)
+    assert first is not second and registry["mine"] is second and len(registry) == 3
+
+
+def test_anothers_name_is_taken_with_replace_only() -> None:
+    registry = filled()
+    with pytest.raises(UserError, match="replace=True"):
+        cell_of_a_notebook(registry, "max_pool_3x3")
+    assert registry["max_pool_3x3"] == 2
+    mine = cell_of_a_notebook(registry, "max_pool_3x3", replace=True)
+    assert registry["max_pool_3x3"] is mine
+    registry.register("unnamed")(lambda: 1)
+    with pytest.raises(UserError, match="registered already"):  # nothing tells two of these apart
+        registry.register("unnamed")(lambda: 2)
+
+
+def test_what_a_plugin_replaced_comes_back_when_it_is_forgotten() -> None:
+    registry = filled()
+    for entry in (7, 8):
+        with registry.loading_from("a.py"):
+            assert registry["max_pool_3x3"] == 2
+            registry.register("max_pool_3x3", replace=True)(entry)
+        assert registry["max_pool_3x3"] == entry and registry.origin("max_pool_3x3") == "a.py"
+    with registry.loading_from("a.py"):
+        pass
+    assert registry["max_pool_3x3"] == 2 and registry.origin("max_pool_3x3") == ""
+
+
 def test_loading_a_plugin_again_replaces_its_entries() -> None:
     registry = filled()
     with registry.loading_from("a.py"):

@@ -50,8 +50,7 @@ def test_paths_and_config(tmp_path: Path) -> None:
 
 
 def test_manifest(tmp_path: Path) -> None:
-    plugin = tmp_path / "my_ops.py"
-    plugin.write_text("x = 1\n")
+    plugin = {"file": "my_ops.py", "sha256": "0" * 64, "operations": ["mine"]}
     with RunFolder.create(tmp_path / "a", "search") as folder:
         folder.write_manifest(seed=3, device=CPU, splits={"train": "ab"}, plugins=[plugin], strategy="random")
         folder.add_to_manifest(ended="later")
@@ -62,8 +61,7 @@ def test_manifest(tmp_path: Path) -> None:
         "random",
         "later",
     )
-    assert manifest["plugins"][0]["file"] == "my_ops.py"
-    assert len(manifest["plugins"][0]["sha256"]) == 64
+    assert manifest["plugins"] == [plugin]
     assert manifest["versions"]["torch"] == str(torch.__version__)
     assert manifest["num_threads"] == torch.get_num_threads()
     assert {"started", "command", "commit", "platform", "num_cpus", "device_name"} <= set(manifest)

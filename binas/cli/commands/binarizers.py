@@ -7,12 +7,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from binas.cli.arguments import Arguments, plugins
-from binas.cli.session import (
-    REGISTRIES,
-    Overrides,
-)
+from binas.cli.session import Overrides
 from binas.errors import UserError
 from binas.plugins import load_plugin, load_plugins
+from binas.registries import REGISTRIES
 
 DESCRIPTION = "binas binarizers check my_binarizers.py tests the contract."
 

@@ -6,11 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from binas.cli.arguments import Arguments, device, plugins
-from binas.cli.session import (
-    REGISTRIES,
-    Overrides,
-)
+from binas.cli.session import Overrides
 from binas.plugins import load_plugins
+from binas.registries import REGISTRIES
 from binas.run.device import pick_device
 
 DESCRIPTION = """\

@@ -31,7 +31,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     from binas.data.opening import open_data
     from binas.data.sheet import save_grid, summarize
 
-    recipe = load_recipe(options.config or options.recipe, overrides)
+    recipe = load_recipe(options.config or options.recipe, overrides, plugins=options.plugins)
     loaded_plugins(options, recipe)
     data = open_data(recipe.data)
     print(summarize(data))

@@ -6,13 +6,11 @@ from argparse import Namespace
 
 from binas.arch.genotype import read_genotype
 from binas.cli.arguments import Arguments, plugins
-from binas.cli.session import (
-    REGISTRIES,
-    Overrides,
-)
+from binas.cli.session import Overrides
 from binas.config import find_file
 from binas.ops import OPS
 from binas.plugins import load_plugins
+from binas.registries import REGISTRIES
 
 DESCRIPTION = "No window opens."
 

@@ -94,7 +94,9 @@ def run(options: Namespace, overrides: Overrides) -> int:
     problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins)
     if recipe.evolve.latency_table is not None:
         problem.tell_latencies(Latencies(recipe.evolve.latency_table))
-    with begin_run("evolve", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
+    with begin_run(
+        "evolve", recipe, resumed, options, device, data.split_hashes, plugins, genotype
+    ) as folder:
         _Evolution(recipe, problem, what, data, device, folder, options).run()
         words = plugin_words(options, recipe)
         winner = next(iter(sorted((folder.path / "winners").glob("1.*"))), None)

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from binas.cli.arguments import Arguments, plugins
-from binas.cli.session import (
-    REGISTRIES,
-    Overrides,
-)
+from binas.cli.session import Overrides
 from binas.errors import UserError
 from binas.ops import OPS
 from binas.plugins import load_plugin, load_plugins
+from binas.registries import REGISTRIES
 
 DESCRIPTION = "binas ops check my_ops.py:my_op tests the contract."
 

@@ -12,7 +12,7 @@ from binas.arch.genotype import Genotype, read_genotype
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.cli.arguments import Arguments, plugins
-from binas.cli.session import REGISTRIES, Overrides
+from binas.cli.session import Overrides
 from binas.config import build, find_file, merged, with_override
 from binas.errors import UserError
 from binas.models import MODELS, ModelChoice, Task
@@ -21,6 +21,7 @@ from binas.plugins import PluginRecord, load_plugins, require_plugins
 from binas.profile.cost import Profile
 from binas.profile.count import count, count_built
 from binas.profile.table import to_csv, to_table
+from binas.registries import REGISTRIES
 from binas.run.files import write_atomic
 from binas.run.folder import read_manifest
 

@@ -85,7 +85,9 @@ def run(options: Namespace, overrides: Overrides) -> int:
         plugins,
         recipe.distributed,
     )
-    with begin_run("retrain", recipe, resumed, options, device, data.split_hashes, genotype) as folder:
+    with begin_run(
+        "retrain", recipe, resumed, options, device, data.split_hashes, plugins, genotype
+    ) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)
         checkpoint = folder.best if recipe.retrain.keep == "best" else folder.checkpoint

@@ -64,11 +64,11 @@ def run(options: Namespace, overrides: Overrides) -> int:
         recipe.seed,
         device,
         plugins,
-        provenance(recipe, data),
+        provenance(recipe, data, plugins),
         recipe.tensorboard,
         recipe.distributed,
     )
-    with begin_run("search", recipe, resumed, options, device, data.split_hashes) as folder:
+    with begin_run("search", recipe, resumed, options, device, data.split_hashes, plugins) as folder:
         genotype = search.run(folder)
         if not is_first_rank():
             return 0

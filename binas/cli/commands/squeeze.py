@@ -6,11 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from binas.cli.arguments import Arguments, plugins
-from binas.cli.session import (
-    REGISTRIES,
-    Overrides,
-)
+from binas.cli.session import Overrides
 from binas.plugins import load_plugins
+from binas.registries import REGISTRIES
 
 DESCRIPTION = """\
 For a genotype's network with batch-norm scales, trained with a stage's batch_norm_sparsity.

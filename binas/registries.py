@@ -1,0 +1,21 @@
+"""Every registry that a plug-in may register names in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from binas.binarize import ACTIVATION_BINARIZERS, GRADIENT_QUANTIZERS, WEIGHT_BINARIZERS
+from binas.data.datasets import DATASETS
+from binas.models import MODELS
+from binas.ops import NONLINEARITIES, OPS
+from binas.registry import Registry
+
+REGISTRIES: tuple[Registry[Any], ...] = (
+    OPS,
+    NONLINEARITIES,
+    ACTIVATION_BINARIZERS,
+    WEIGHT_BINARIZERS,
+    GRADIENT_QUANTIZERS,
+    MODELS,
+    DATASETS,
+)
