@@ -31,7 +31,7 @@ from measured import (
 )
 from pydantic import Field, model_validator
 
-from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.genotype import Genotype, read_cells
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.config import Config, build, find_file, merged, read_mapping
@@ -130,7 +130,7 @@ def runs_of(study: Study, families: Sequence[str], seeds: Sequence[int]) -> Iter
 def _cells(study: Study, families: Sequence[str], seed: int) -> Iterator[Run]:
     for name in dict.fromkeys(study.families[name].cell for name in families):
         cell = study.cells[name]
-        genotype = read_genotype(find_file(cell.genotype, "genotypes"), OPS)
+        genotype = read_cells(find_file(cell.genotype, "genotypes"), OPS)
         retrain = study.recipe.retrain.model_copy(update={"network": cell.network})
         changes = {"seed": seed, "model": None, "retrain": retrain}
         yield Run(name, "cell", study.recipe.model_copy(update=changes), genotype)

@@ -30,7 +30,7 @@ from oracles import network as oracles  # type: ignore[import-not-found]  # noqa
 from oracles.flipped_signs import flipped_signs  # type: ignore[import-not-found]  # noqa: E402
 from side_by_side import measure, parser, peak_bytes, random_batch, report, seconds  # noqa: E402
 
-from binas.arch.genotype import read_genotype  # noqa: E402
+from binas.arch.genotype import read_cells  # noqa: E402
 from binas.arch.network import Network  # noqa: E402
 from binas.config import find_file  # noqa: E402
 from binas.data.batches import Batches  # noqa: E402
@@ -90,7 +90,7 @@ def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any], tuple[nn.Module, nn.Module]]:
     setting = SETTINGS[name]
-    genotype = read_genotype(Path(find_file(setting["genotype"], "genotypes")), OPS)
+    genotype = read_cells(Path(find_file(setting["genotype"], "genotypes")), OPS)
     space = dict(genotype.space)
     space["network"] = {**space["network"], **setting["network"]}
     torch.manual_seed(0)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binas.arch.cell_plan import CellPlan, EdgeOperations
+from binas.arch.cell_plan import CellPlan, EdgeChoices, EdgeOperations, chosen_context
 from binas.arch.fast_network import NetworkEdges, join, rectified
 from binas.arch.fast_supernet import Group, NodeEdges, binarize_together
-from binas.binarize import BinaryConv2d
+from binas.binarize import BinaryConv2d, choose_estimator
 from binas.kernels.batch_norm.plain import PlainBatchNorm2d
 from binas.kernels.layouts.images_last import images_first, images_last, is_last
 from binas.ops import OpContext, build_op
@@ -149,6 +149,7 @@ class Cell(nn.Module):
         precision: of the preprocessing of inputs.
         skip: kind of the inter-cell skip in reduction cells, or None for no inter-cell skip.
         context: what operations are told.
+        choices: edges whose operations have an activation or an estimator of their own.
     Shape: (N, C_0, H_0, W_0), (N, C_1, H, W) -> (N, num_nodes·C, ceil(H/stride), ceil(W/stride)).
     """
 
@@ -161,6 +162,7 @@ class Cell(nn.Module):
         precision: Precision,
         skip: str | None,
         context: OpContext,
+        choices: EdgeChoices | None = None,
     ) -> None:
         super().__init__()
         self.plan, self.num_nodes, self.columns = plan, num_nodes, columns
@@ -178,7 +180,11 @@ class Cell(nn.Module):
         self.norms = nn.ModuleDict()
         for (node, source), names in edges.items():
             stride = plan.stride if source < 2 else 1
-            modules = nn.ModuleDict({name: build_op(name, plan.channels, stride, context) for name in names})
+            choice = (choices or {}).get((node, source))
+            told = chosen_context(context, choice)
+            modules = nn.ModuleDict({name: build_op(name, plan.channels, stride, told) for name in names})
+            if choice is not None and choice.estimator is not None:
+                choose_estimator(modules, choice.estimator)
             self.edges[edge_key(node, source)] = modules
             if context.normalized_input and any(map(_takes_normalized_input, modules.values())):
                 self.norms[str(source)] = PlainBatchNorm2d(plan.channels)

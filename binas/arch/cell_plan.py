@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from binas.arch.genotype import ZEROISE, Edge
 from binas.arch.space import NetworkSettings
+from binas.ops import OpContext
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,17 @@ def edge_operations(edges: Iterable[Edge]) -> EdgeOperations:
     """The operations that a cell runs for these edges, sources ascending within a node."""
     live = sorted(edge for edge in edges if edge.op != ZEROISE)
     return {(edge.node, edge.source): (edge.op,) for edge in live}
+
+
+EdgeChoices = Mapping[tuple[int, int], Edge]
+"""Edges with an activation or an estimator of their own, by (node, source)."""
+
+
+def edge_choices(edges: Iterable[Edge]) -> EdgeChoices:
+    """Those edges for which something was chosen beside the operation."""
+    return {(edge.node, edge.source): edge for edge in edges if edge.has_choices}
+
+
+def chosen_context(context: OpContext, choice: Edge | None) -> OpContext:
+    """What the operation of an edge is told, where something was chosen for it alone."""
+    return context if choice is None else context.with_choices(choice.activation, choice.estimator)

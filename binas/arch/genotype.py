@@ -13,47 +13,79 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_serializer, field_validator, model_validator
 
-from binas.config import Config, build, read_text
+from binas.arch.genotype_file import FORMAT, VERSION, GenotypeFile
+from binas.arch.macro_genotype import MacroGenotype
+from binas.binarize import BinarizerSpec
+from binas.config import build, read_text
 from binas.errors import UserError
-from binas.plugins import PluginRecord
 from binas.registry import nearest
 
 NUM_INPUTS = 2
 ZEROISE = "zeroise"
 CELL_KINDS = ("normal", "reduce")
-FORMAT = "binas-genotype"
 MAX_NODES = 16
 MAX_NAME = 100  # characters of an operation's name
+ENDS = ("node", "source", "op")
+CHOICES = ("activation", "estimator")
+"""Keys of an edge that say what was chosen for it alone."""
 
 
 class Edge(NamedTuple):
-    """One operation on its way from node `source` to node `node`."""
+    """One operation on its way from node `source` to node `node`, and what was chosen for it alone.
+
+    Args:
+        node, source: where it ends and where it starts.
+        op: registered name of the operation.
+        activation: registered name of what follows its binary convolutions; None: as the space says.
+        estimator: activation binarizer of its binary convolutions; None: as space and training stage say.
+    """
 
     node: int
     source: int
     op: str
+    activation: str | None = None
+    estimator: BinarizerSpec | None = None
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether activation or estimator were chosen for this edge."""
+        return self.activation is not None or self.estimator is not None
+
+    def zeroised(self) -> Edge:
+        """The edge with nothing on it."""
+        return Edge(self.node, self.source, ZEROISE)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What stands in a file: what was not chosen is left out."""
+        fields: dict[str, Any] = {"node": self.node, "source": self.source, "op": self.op}
+        if self.activation is not None:
+            fields["activation"] = self.activation
+        if self.estimator is not None:
+            fields["estimator"] = self.estimator.model_dump(mode="json")
+        return fields
+
+    def label(self) -> str:
+        """What it computes, in one word: the operation where nothing was chosen for it."""
+        if not self.has_choices:
+            return self.op
+        chosen = {key: value for key, value in self.to_mapping().items() if key not in ("node", "source")}
+        return json.dumps(chosen, sort_keys=True)
 
 
-class Genotype(Config):
+class Genotype(GenotypeFile):
     """A searched cell pair with everything that is needed to build a network from it.
 
     Raises a `UserError` from `read_genotype` for every way in which a file can be wrong.
     """
 
-    format: Literal["binas-genotype"] = "binas-genotype"
-    version: Literal[1] = 1
-    space: dict[str, Any] = {}
-    """The search space, whole, so that the next command needs only this file."""
+    kind: Literal["cell"] = "cell"
     num_nodes: int = Field(4, ge=1, le=MAX_NODES, strict=True)
     """Intermediate nodes of a cell."""
     edges_per_node: int = Field(2, ge=1, le=MAX_NODES + 1, strict=True)
     normal: tuple[Edge, ...]
     reduce: tuple[Edge, ...]
-    plugins: tuple[PluginRecord, ...] = ()
-    provenance: dict[str, Any] = {}
-    """Where it comes from: config, seed, versions, data splits; not part of its identity."""
 
     @field_validator("normal", "reduce", mode="before")
     @classmethod
@@ -61,6 +93,10 @@ class Genotype(Config):
         if not isinstance(value, list | tuple):
             return value
         return [_read_edge(edge) for edge in value]
+
+    @field_serializer("normal", "reduce")
+    def _edges_as_mappings(self, edges: tuple[Edge, ...]) -> list[dict[str, Any]]:
+        return [edge.to_mapping() for edge in edges]
 
     @model_validator(mode="after")
     def _check_cells(self) -> Genotype:
@@ -94,21 +130,18 @@ class Genotype(Config):
         canonical = json.dumps([self.num_nodes, *(_canonical(self.cell(kind)) for kind in CELL_KINDS)])
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def to_json(self) -> str:
-        """JSON with one edge per line, so that differences read well."""
-        fields = self.model_dump(mode="json")
-        lines = []
-        for key, value in fields.items():
-            if key in CELL_KINDS:
-                edges = ",\n".join("    " + json.dumps(Edge(*edge)._asdict()) for edge in value)
-                lines.append(f'  "{key}": [\n{edges}\n  ]')
-            else:
-                text = json.dumps(value, indent=2).replace("\n", "\n  ")
-                lines.append(f'  "{key}": {text}')
-        return "{\n" + ",\n".join(lines) + "\n}\n"
+    def _written(self, key: str, value: Any) -> str:
+        if key not in CELL_KINDS:
+            return super()._written(key, value)
+        return "[\n" + ",\n".join("    " + json.dumps(edge) for edge in value) + "\n  ]"
 
 
-def parse_genotype(text: str, source: str) -> Genotype:
+AnyGenotype = Genotype | MacroGenotype
+"""A genotype of either kind."""
+KINDS: dict[str, type[Genotype] | type[MacroGenotype]] = {"cell": Genotype, "macro": MacroGenotype}
+
+
+def parse_genotype(text: str, source: str) -> AnyGenotype:
     """The genotype that a JSON text holds; `source` names it in errors."""
     try:
         data = json.loads(text, object_pairs_hook=_without_doubles)
@@ -117,12 +150,7 @@ def parse_genotype(text: str, source: str) -> Genotype:
         raise UserError(f"{source}: not a whole JSON genotype: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise UserError(f"{source}: not a genotype: key 'format' is not '{FORMAT}'")
-    if data.get("version") != 1 or type(data["version"]) is not int:
-        raise UserError(
-            f"{source}: genotype version {data.get('version')!r} is not known (known: 1);"
-            " a newer binas may read it"
-        )
-    genotype = build(Genotype, data, source)
+    genotype: AnyGenotype = build(_kind_of(data, source), {**data, "version": VERSION}, source)
     try:
         genotype.model_dump(mode="json")
     except ValueError as error:
@@ -130,9 +158,11 @@ def parse_genotype(text: str, source: str) -> Genotype:
     return genotype
 
 
-def read_genotype(path: Path, known_operations: Iterable[str]) -> Genotype:
+def read_genotype(path: Path, known_operations: Iterable[str]) -> AnyGenotype:
     """The genotype in a file, all of whose operations are known or recorded as a plug-in's."""
     genotype = parse_genotype(read_text(path), str(path))
+    if isinstance(genotype, MacroGenotype):
+        return genotype
     recorded = {name for plugin in genotype.plugins for name in plugin.operations}
     known = {*known_operations, *recorded}
     for kind in CELL_KINDS:
@@ -145,10 +175,49 @@ def read_genotype(path: Path, known_operations: Iterable[str]) -> Genotype:
     return genotype
 
 
+def cells_only(
+    genotype: AnyGenotype, source: str, why: str = "a genotype of cells is needed here"
+) -> Genotype:
+    """The genotype where it is one of cells.
+
+    Args:
+        source: where it comes from.
+        why: what a macro genotype lacks.
+    Raises:
+        UserError: it is a macro genotype.
+    """
+    if isinstance(genotype, MacroGenotype):
+        raise UserError(f"{source}: is a macro genotype (kind: macro); {why}")
+    return genotype
+
+
+def read_cells(path: Path, known_operations: Iterable[str]) -> Genotype:
+    """As `read_genotype`, for what takes genotypes of cells only."""
+    return cells_only(read_genotype(path, known_operations), str(path))
+
+
 def cell_edges(num_nodes: int) -> list[tuple[int, int]]:
     """All (node, source) pairs of a cell, in the order in which alphas number its edges."""
     nodes = range(NUM_INPUTS, NUM_INPUTS + num_nodes)
     return [(node, source) for node in nodes for source in range(node)]
+
+
+def _kind_of(data: dict[str, Any], source: str) -> type[Genotype] | type[MacroGenotype]:
+    version = data.get("version")
+    if type(version) is not int or version not in (1, VERSION):
+        raise UserError(
+            f"{source}: genotype version {version!r} is not known (known: 1 and {VERSION});"
+            " a newer binas may read it"
+        )
+    if version == 1:
+        if "kind" in data:
+            raise UserError(f"{source}: key 'kind' is of version {VERSION}, and the file says version 1")
+        return Genotype
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        known = " or ".join(KINDS)
+        raise UserError(f"{source}: key 'kind' is {kind!r:.80}; a genotype of version {VERSION} says {known}")
+    return KINDS[kind]
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -161,18 +230,38 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _read_edge(value: Any) -> Edge:
     if isinstance(value, Edge):
         return value
-    if isinstance(value, dict) and set(value) == set(Edge._fields):
-        value = [value[field] for field in Edge._fields]
+    choices: dict[str, Any] = {}
+    if isinstance(value, dict):
+        choices = {key: value[key] for key in CHOICES if key in value}
+        value = [value[key] for key in ENDS if key in value] if set(value) == {*ENDS, *choices} else value
     if (
         isinstance(value, list | tuple)
-        and len(value) == 3
+        and len(value) == len(ENDS)
         and all(type(number) is int for number in value[:2])
-        and isinstance(value[2], str)
-        and 0 < len(value[2]) <= MAX_NAME
-        and value[2].isprintable()
+        and _is_name(value[2])
     ):
-        return Edge(*value)
+        return Edge(*value, **_read_choices(value[2], **choices))
     raise ValueError(f"an edge is written {{node: 2, source: 0, op: skip}}, not {value!r:.80}")
+
+
+def _read_choices(op: str, activation: Any = None, estimator: Any = None) -> dict[str, Any]:
+    if op == ZEROISE and (activation is not None or estimator is not None):
+        raise ValueError(f"an edge of {ZEROISE} computes nothing, so it has no activation and no estimator")
+    if activation is not None and not _is_name(activation):
+        raise ValueError(f"activation: the name of one is expected, not {activation!r:.80}")
+    if estimator is not None:
+        named = {"name": estimator} if isinstance(estimator, str) else estimator
+        try:
+            estimator = TypeAdapter(BinarizerSpec).validate_python(named)
+        except ValidationError:
+            raise ValueError(
+                f"estimator: a name or {{name: …}} with options is expected, not {estimator!r:.80}"
+            ) from None
+    return {"activation": activation, "estimator": estimator}
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable()
 
 
 def _check_cell(kind: str, edges: Sequence[Edge], num_nodes: int, edges_per_node: int) -> None:
@@ -209,7 +298,7 @@ def _dead_nodes(edges: Iterable[Edge]) -> frozenset[int]:
 
 def _pruned(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     dead = _dead_nodes(edges)
-    return tuple(edge._replace(op=ZEROISE) if edge.source in dead else edge for edge in edges)
+    return tuple(edge.zeroised() if edge.source in dead else edge for edge in edges)
 
 
 def _canonical(edges: Sequence[Edge]) -> str:
@@ -235,7 +324,7 @@ def _form(nodes: set[int], edges: Sequence[Edge], colours: dict[int, str]) -> st
         tries = {_example(nodes, edges, colouring): colouring for colouring in marked}
         return min(_form(nodes, edges, colouring) for colouring in tries.values())
     settled = sorted(
-        [colours[edge.node], colours[edge.source], edge.op]
+        [colours[edge.node], colours[edge.source], edge.label()]
         for edge in edges
         if edge.node not in shared and edge.source not in shared
     )
@@ -250,7 +339,7 @@ def _example(nodes: set[int], edges: Sequence[Edge], colours: dict[int, str]) ->
         colours = _refined(nodes, edges, colours)
         first = _alike(nodes, colours)[0]
         if len(first) == 1:
-            return json.dumps(sorted([colours[node], colours[source], op] for node, source, op in edges))
+            return json.dumps(sorted([colours[e.node], colours[e.source], e.label()] for e in edges))
         colours = {**colours, min(first): "marked"}
 
 
@@ -270,9 +359,9 @@ def _refined(nodes: set[int], edges: Sequence[Edge], colours: dict[int, str]) ->
         near: dict[int, list[str]] = {node: [] for node in nodes}
         for edge in edges:
             if edge.node in nodes:
-                near[edge.node].append(json.dumps(["in", edge.op, colours[edge.source]]))
+                near[edge.node].append(json.dumps(["in", edge.label(), colours[edge.source]]))
             if edge.source in nodes:
-                near[edge.source].append(json.dumps(["out", edge.op, colours[edge.node]]))
+                near[edge.source].append(json.dumps(["out", edge.label(), colours[edge.node]]))
         colours = colours | {
             node: hashlib.sha256(json.dumps([colours[node], *sorted(near[node])]).encode()).hexdigest()
             for node in nodes

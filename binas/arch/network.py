@@ -7,14 +7,16 @@ from typing import cast
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell, Preprocess, global_average
-from binas.arch.cell_plan import edge_operations
+from binas.arch.cell_plan import edge_choices, edge_operations
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Genotype
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.trunk import Trunk
-from binas.binarize import Binarization, LayerRule
+from binas.binarize import ACTIVATION_BINARIZERS, Binarization, BinarizerSpec, LayerRule
 from binas.errors import UserError
 from binas.kernels.layouts.images_last import images_first, images_last
 from binas.kernels.sign_conv.sign_conv import can_fuse
+from binas.ops import NONLINEARITIES
+from binas.registry import nearest
 
 
 class Network(Trunk):
@@ -43,8 +45,9 @@ class Network(Trunk):
         space = genotype_space(genotype)
         pruned = genotype.pruned()
         edges = {kind: edge_operations(pruned.cell(kind)) for kind in CELL_KINDS}
+        choices = {kind: edge_choices(pruned.cell(kind)) for kind in CELL_KINDS}
         super().__init__(
-            space, settings or space.network, edges, in_channels, num_classes, binarizations, layers
+            space, settings or space.network, edges, in_channels, num_classes, binarizations, layers, choices
         )
         self.genotype = genotype
         self.drop_rate = 0.0
@@ -110,7 +113,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def genotype_space(genotype: Genotype) -> SearchSpace:
-    """The search space that a genotype carries, checked against its cells."""
+    """The search space that a genotype carries, checked against its cells and what was chosen for edges."""
     if not genotype.space:
         raise UserError("genotype: key 'space' is empty; it holds the search space or the name of one")
     named = genotype.space
@@ -126,4 +129,20 @@ def genotype_space(genotype: Genotype) -> SearchSpace:
             f"genotype: operation '{foreign[0]}' is not in its space '{space.name}'"
             f" ({', '.join(space.operations)}); it is of another space"
         )
+    for kind in CELL_KINDS:
+        for position, edge in enumerate(genotype.cell(kind)):
+            check_choices(f"genotype: {kind}.{position}", edge.activation, edge.estimator)
     return space
+
+
+def check_choices(place: str, activation: str | None, estimator: BinarizerSpec | None) -> None:
+    """Raises a `UserError` for an activation or estimator of a genotype that nothing registers."""
+    for key, name, registry in (
+        ("activation", activation, NONLINEARITIES),
+        ("estimator", None if estimator is None else estimator.name, ACTIVATION_BINARIZERS),
+    ):
+        if name is not None and name not in registry:
+            raise UserError(
+                f"{place}.{key}: unknown {registry.kind} '{name}';{nearest(name, registry)}."
+                " One of your own comes with --plugins FILE"
+            )

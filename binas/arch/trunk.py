@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell, global_average
-from binas.arch.cell_plan import EdgeOperations, plan_cells
+from binas.arch.cell_plan import EdgeChoices, EdgeOperations, plan_cells
 from binas.arch.checkpointing import run_checkpointed
 from binas.arch.space import NetworkSettings, SearchSpace
 from binas.arch.stem import ImageNetStem, small_stem
@@ -30,6 +30,7 @@ class Trunk(nn.Module):
         num_classes: outputs of the head.
         binarizations: of all training stages; empty means the space's own.
         layers: rules of all training stages, as many as binarizations; empty means the space's own.
+        choices: for each cell kind, edges with an activation or an estimator of their own.
     Shape: (N, in_channels, H, W) -> (N, num_classes).
     """
 
@@ -45,6 +46,7 @@ class Trunk(nn.Module):
         num_classes: int,
         binarizations: tuple[Binarization, ...] = (),
         layers: tuple[tuple[LayerRule, ...], ...] = (),
+        choices: Mapping[str, EdgeChoices] | None = None,
     ) -> None:
         super().__init__()
         space.check_operations()
@@ -59,8 +61,18 @@ class Trunk(nn.Module):
         context = space.context(settings, binarizations)
         skip = space.reduction_skip if space.inter_cell_skip else None
         self.plans = plan_cells(settings, space.num_nodes)
+        chosen = choices or {}
         self.cells = nn.ModuleList(
-            Cell(plan, space.num_nodes, edges[plan.kind], columns, settings.preprocess, skip, context)
+            Cell(
+                plan,
+                space.num_nodes,
+                edges[plan.kind],
+                columns,
+                settings.preprocess,
+                skip,
+                context,
+                chosen.get(plan.kind),
+            )
             for plan in self.plans
         )
         stages = binarizations or (space.binarization,)

@@ -18,7 +18,7 @@ from binas.binarize.contract import (
     WeightBinarizer,
 )
 from binas.binarize.exact import convolve_integers
-from binas.binarize.spec import Binarization
+from binas.binarize.spec import Binarization, BinarizerSpec
 from binas.errors import UserError
 
 RealActivation = Literal["none", "relu", "clip"]
@@ -66,10 +66,13 @@ class BinaryConv2d(nn.Module):
         """Whether a rule keeps its input real-valued whatever the stage says; `set_precision` heeds it."""
         self.keeps_real_weights = False
         """The same of its weights."""
+        self.estimator: BinarizerSpec | None = None
+        """What a genotype chose to binarize the input of this layer, in place of what stages say."""
         self.own(binarizations)
 
     def own(self, binarizations: Sequence[Binarization]) -> None:
         """Start afresh with these binarizations: latent weight and binarizers anew, the first one active."""
+        binarizations = [self._chosen(binarization) for binarization in binarizations]
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.activation_binarizers = nn.ModuleDict(
             {b.activation.key: b.build_activation(self.in_channels) for b in binarizations}
@@ -104,6 +107,7 @@ class BinaryConv2d(nn.Module):
         Raises:
             UserError: the layer was built without it.
         """
+        binarization = self._chosen(binarization)
         gradient = binarization.gradient
         for key, owned in (
             (binarization.activation.key, self.activation_binarizers),
@@ -124,6 +128,9 @@ class BinaryConv2d(nn.Module):
         ):
             for binarizer in modules.values():
                 binarizer.requires_grad_(binarizer is active)
+
+    def _chosen(self, binarization: Binarization) -> Binarization:
+        return binarization if self.estimator is None else binarization.with_activation(self.estimator)
 
     @property
     def keeps_real(self) -> bool:

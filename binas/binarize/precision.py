@@ -10,7 +10,7 @@ from torch import nn
 from binas.binarize.contract import ActivationBinarizer, GradientQuantizer, WeightBinarizer
 from binas.binarize.conv import BinaryConv2d, RealActivation
 from binas.binarize.rules import LayerRule, use_by_rules
-from binas.binarize.spec import Binarization
+from binas.binarize.spec import Binarization, BinarizerSpec
 
 
 def binary_convolutions(model: nn.Module) -> Iterator[tuple[str, BinaryConv2d]]:
@@ -42,6 +42,15 @@ def set_precision(
         module.binarize_activations = binarize_activations and not module.keeps_real_activations
         module.binarize_weights = binarize_weights and not module.keeps_real_weights
         module.real_activation = "none" if module.keeps_real_activations else real_activation
+
+
+def choose_estimator(model: nn.Module, spec: BinarizerSpec) -> None:
+    """Keep this activation binarizer in all binary convolutions of a model, whatever a stage says.
+
+    They are to be built with it: it says what `use` and `own` make of binarizations from now on.
+    """
+    for _, module in binary_convolutions(model):
+        module.estimator = spec
 
 
 def set_progress(model: nn.Module, progress: float) -> None:

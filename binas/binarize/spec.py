@@ -57,6 +57,10 @@ class Binarization(Config):
     pad_value: float = Field(0.0, ge=-1, le=1)
     """What surrounds a binarized input: 0 makes a third value, −1 and +1 keep it binary."""
 
+    def with_activation(self, spec: BinarizerSpec) -> Binarization:
+        """The same with another binarizer of activations."""
+        return self.model_copy(update={"activation": spec})
+
     def registered_names(self) -> set[str]:
         """The names of the binarizers that it uses."""
         return {spec.name for spec in (self.activation, self.weight, self.gradient) if spec is not None}

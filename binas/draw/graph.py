@@ -11,14 +11,14 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from binas.arch.genotype import NUM_INPUTS, ZEROISE, Genotype
+from binas.arch.genotype import NUM_INPUTS, ZEROISE, Edge, Genotype
 
 if TYPE_CHECKING:
     import networkx as nx
 
 OUTPUT = "output"
 LINE_LENGTH = 17  # of a box's text: "binary separable" stays on one line
-MAX_LINES = 4
+MAX_LINES = 6
 
 
 class Box(NamedTuple):
@@ -45,6 +45,12 @@ def words(operation: str) -> str:
     """The name of an operation as a reader says it: `binary_conv_3x3` is "binary conv 3×3"."""
     said = re.sub(r"(?<=\d)x(?=\d)", "×", operation.replace("_", " "))
     return "".join(letter if letter.isprintable() else "?" for letter in said)
+
+
+def edge_words(edge: Edge) -> str:
+    """An edge's operation in words, with the activation and the estimator that were chosen for it alone."""
+    chosen = [edge.activation, None if edge.estimator is None else edge.estimator.name]
+    return ", ".join([words(edge.op), *(words(name) for name in chosen if name is not None)])
 
 
 def category(operation: str, strided: bool = False) -> str:
@@ -79,7 +85,7 @@ def cell_graph(genotype: Genotype, kind: str, categories: Mapping[str, str] | No
             edge.source,
             edge.node,
             operation=edge.op,
-            words=words(edge.op),
+            words=edge_words(edge),
             category=(categories or {}).get(
                 edge.op, category(edge.op, strided=kind == "reduce" and edge.source < NUM_INPUTS)
             ),

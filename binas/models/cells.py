@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell
-from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.genotype import Genotype, read_cells
 from binas.arch.network import Network, genotype_space
 from binas.arch.stem import WHY_STEM, ImageNetStem
 from binas.binarize import Binarization, BinarizerSpec
@@ -81,7 +81,7 @@ def bnas(options: BnasOptions, task: Task) -> nn.Module:
         convolutions are binary too, which the released code leaves real by a wrong count.
     """
     name = "bnas_latest_cell_zeroise" if options.zeroise else "bnas_latest_cell"
-    return network_of(read_genotype(find_file(name, "genotypes"), OPS), options, task)
+    return network_of(read_cells(find_file(name, "genotypes"), OPS), options, task)
 
 
 def bats(options: GroupedCellOptions, task: Task) -> nn.Module:
@@ -93,7 +93,7 @@ def bats(options: GroupedCellOptions, task: Task) -> nn.Module:
         in the stem, factorised reduction of the input that is twice as large, PReLU after preprocessing.
     Deviation: no skip around preprocessing; no shuffle by default, the released code shuffles 4 groups.
     """
-    genotype = read_genotype(find_file("bats", "genotypes"), OPS)
+    genotype = read_cells(find_file("bats", "genotypes"), OPS)
     network = network_of(regrouped(genotype, options, {}), options, task, ReleasedNetwork)
     groups = max(1, options.init_channels // 20)
     follow_released(network, task, (groups, groups), SkippedConv, second_norm=False)
@@ -111,7 +111,7 @@ def ebnas(options: GroupedCellOptions, task: Task) -> nn.Module:
         for kind in ("", "dilated_")
         for size in ("3x3", "5x5")
     }
-    genotype = read_genotype(find_file("ebnas", "genotypes"), OPS)
+    genotype = read_cells(find_file("ebnas", "genotypes"), OPS)
     network = network_of(regrouped(genotype, options, names), options, task, ReleasedNetwork)
     follow_released(network, task, (4, 2), NormedConv, second_norm=True)
     return network

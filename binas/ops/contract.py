@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from binas.binarize import Binarization
+from binas.binarize import Binarization, BinarizerSpec
 from binas.errors import UserError
 from binas.ops.gating import GatingConfig
 from binas.registry import Registry
@@ -66,6 +66,14 @@ class OpContext:
                 f"grouping.{key}: {value} does not divide {channels} channels; the nearest that do are {near}"
             )
         return channels // value if self.groups is None else value
+
+    def with_choices(self, activation: str | None, estimator: BinarizerSpec | None) -> OpContext:
+        """The same with what was chosen for one operation alone; None leaves what there is."""
+        context = self if activation is None else replace(self, activation=activation)
+        if estimator is None:
+            return context
+        chosen = tuple(binarization.with_activation(estimator) for binarization in self.binarizations)
+        return replace(context, binarizations=chosen)
 
     def without_normalized_input(self) -> OpContext:
         """The same for an operation that stands alone and normalises its own input."""

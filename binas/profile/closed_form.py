@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from binas.arch.cell import edge_key
-from binas.arch.cell_plan import CellPlan, EdgeOperations, edge_operations, plan_cells
+from binas.arch.cell_plan import (
+    CellPlan,
+    EdgeChoices,
+    EdgeOperations,
+    chosen_context,
+    edge_choices,
+    edge_operations,
+    plan_cells,
+)
 from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype
 from binas.arch.network import Network, genotype_space
 from binas.arch.space import NetworkSettings, SearchSpace
@@ -72,10 +80,11 @@ def profile_genotype(
     unread: list[LayerCost] = []
     live = genotype.pruned()
     edges = {kind: edge_operations(live.cell(kind)) for kind in CELL_KINDS}
+    choices = {kind: edge_choices(genotype.cell(kind)) for kind in CELL_KINDS}
     dropped = {kind: _dropped(genotype.cell(kind), live.cell(kind)) for kind in CELL_KINDS}
     for plan in plan_cells(settings, space.num_nodes):
         place = Place(f"cells.{plan.index}", (), 1, context, binarize_activations, binarize_weights)
-        cell = _Cell(plan, space, settings, place, before, previous)
+        cell = _Cell(plan, space, settings, place, before, previous, choices[plan.kind])
         counted += cell.layers(edges[plan.kind])
         unread += cell.unread(edges[plan.kind], dropped[plan.kind])
         before, previous = previous, cell.output_shape
@@ -128,6 +137,7 @@ class _Cell:
     place: Place
     before: Shape
     previous: Shape
+    choices: EdgeChoices
 
     @property
     def node_shape(self) -> Shape:
@@ -185,6 +195,7 @@ class _Cell:
     def _op_place(self, node: int, source: int, name: str) -> Place:
         return replace(
             self.place,
+            context=chosen_context(self.context, self.choices.get((node, source))),
             name=f"{self.place.name}.edges.{edge_key(node, source)}.{name}",
             shape=self._source_shape(source),
             stride=self.plan.stride if source < 2 else 1,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from binas.arch.alphas import mean_entropy
 from binas.arch.discretize import discretize
-from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, parse_genotype
+from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, cells_only, parse_genotype
 from binas.arch.space import SearchSpace
 from binas.binarize import set_progress
 from binas.data.batches import Batches
@@ -151,7 +151,8 @@ class Search:
                     save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
         finally:
             log.close()
-        recommended = parse_genotype(state.recommended, "checkpoint: recommended genotype")
+        source = "checkpoint: recommended genotype"
+        recommended = cells_only(parse_genotype(state.recommended, source), source)
         if exceeded := self.limits.words(recommended):
             say(f"warning: no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
         return recommended

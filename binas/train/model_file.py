@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError, model_validator
 from torch import nn
 
-from binas.arch.genotype import Genotype, parse_genotype
+from binas.arch.genotype import Genotype, cells_only, parse_genotype
 from binas.arch.network import Network
 from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, LayerRule, set_progress
@@ -85,7 +85,7 @@ class ModelStructure(Config):
 
     def read_genotype(self) -> Genotype:
         """The genotype, checked."""
-        return parse_genotype(self.genotype, "checkpoint: genotype")
+        return cells_only(parse_genotype(self.genotype, "checkpoint: genotype"), "checkpoint")
 
     def identity(self) -> dict[str, str]:
         """What was trained: `genotype` and its hash, or `model` and its name with the changed options."""

@@ -14,11 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from binas.arch.genotype import CELL_KINDS, Edge, Genotype, parse_genotype, read_genotype
+from binas.arch.genotype import CELL_KINDS, Edge, Genotype, cells_only, parse_genotype, read_genotype
+from binas.binarize import BinarizerSpec
 from binas.errors import UserError
 from binas.ops import OPS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "genotype_v1.json"
+GOLDEN_2 = GOLDEN.with_name("genotype_v2.json")
+"""The same as it is written now."""
+GOLDEN_CHOICES = GOLDEN.with_name("genotype_v2_choices.json")
 BASE: dict[str, Any] = {
     "format": "binas-genotype",
     "version": 1,
@@ -35,6 +39,11 @@ def text_with(**changes: Any) -> str:
 
 def with_edge(edge: Any) -> dict[str, Any]:
     return {"normal": [*BASE["normal"][:3], edge]}
+
+
+def chosen(op: str = "binary_conv_3x3", **choices: Any) -> dict[str, Any]:
+    """A version 2 genotype whose last edge has choices of its own."""
+    return {"version": 2, "kind": "cell", **with_edge({"node": 3, "source": 1, "op": op, **choices})}
 
 
 def genotype_of(cell: Sequence[Edge | tuple[int, int, str]], edges_per_node: int = 2) -> Genotype:
@@ -82,7 +91,20 @@ def genotype_of(cell: Sequence[Edge | tuple[int, int, str]], edges_per_node: int
         ({"plugins": [{"file": "a.py", "sha256": "xyz"}]}, r"plugins\.0\.sha256"),
         ({"num_node": 2}, "unknown key 'num_node'; did you mean 'num_nodes'"),
         ({"format": "onnx"}, "key 'format' is not 'binas-genotype'"),
-        ({"version": 2}, "version 2 is not known"),
+        ({"version": 3}, "version 3 is not known"),
+        ({"version": 2}, "key 'kind' is None; a genotype of version 2 says cell or macro"),
+        ({"version": 2, "kind": "net"}, "key 'kind' is 'net'"),
+        ({"version": 2, "kind": ["cell"]}, "key 'kind' is"),
+        ({"kind": "cell"}, "key 'kind' is of version 2"),
+        ({"version": 2, "kind": "macro"}, "unknown key 'num_nodes'"),
+        (chosen(activation=""), "activation: the name of one is expected"),
+        (chosen(activation=5), "activation: the name of one is expected"),
+        (chosen(activation="a\nb"), "activation: the name of one is expected"),
+        (chosen(estimator=5), "estimator: a name or"),
+        (chosen(estimator={"window": 1.0}), "estimator: a name or"),
+        (chosen(estimator={"name": 1}), "estimator: a name or"),
+        (chosen(op="zeroise", activation="relu"), "an edge of zeroise computes nothing"),
+        (chosen(more=1), "an edge is written"),
         ({"version": "1"}, "version '1' is not known"),
         ({"version": True}, "version True is not known"),
         ({"version": None}, "version None is not known"),
@@ -148,7 +170,7 @@ def test_unknown_operation_names_file_key_and_nearest(tmp_path: Path) -> None:
     path.write_text(text_with(**with_edge([3, 1, "max_pool_3"])))
     with pytest.raises(UserError, match=r"found\.json: normal\.3\.op: .*did you mean 'max_pool_3x3'"):
         read_genotype(path, OPS)
-    assert read_genotype(path, [*OPS, "max_pool_3"]).normal[3].op == "max_pool_3"
+    assert cells_only(read_genotype(path, [*OPS, "max_pool_3"]), "x").normal[3].op == "max_pool_3"
 
 
 def test_an_operation_recorded_as_a_plugins_is_known(tmp_path: Path) -> None:
@@ -193,12 +215,29 @@ def test_pruning(cell: list[tuple[int, int, str]], dead: set[int], pruned_ops: l
     assert pruned.hash() == genotype.hash()
 
 
-def random_cell(draws: random.Random, num_nodes: int, edges_per_node: int, ops: Sequence[str]) -> list[Edge]:
-    return [
+CHOICES: list[dict[str, Any]] = [
+    {},
+    {"activation": "prelu"},
+    {"activation": "relu"},
+    {"estimator": BinarizerSpec(name="sign", window=1.5)},
+    {"activation": "relu", "estimator": BinarizerSpec(name="approx_sign")},
+]
+NO_CHOICES = CHOICES[:1]
+
+
+def random_cell(
+    draws: random.Random,
+    num_nodes: int,
+    edges_per_node: int,
+    ops: Sequence[str],
+    choices: Sequence[dict[str, Any]] = NO_CHOICES,
+) -> list[Edge]:
+    cell = [
         Edge(node, source, draws.choice(ops))
         for node in range(2, 2 + num_nodes)
         for source in draws.sample(range(node), min(edges_per_node, node))
     ]
+    return [edge if edge.op == Z else edge._replace(**draws.choice(choices)) for edge in cell]
 
 
 def renamed(cell: Sequence[Edge], draws: random.Random) -> list[Edge]:
@@ -210,7 +249,7 @@ def renamed(cell: Sequence[Edge], draws: random.Random) -> list[Edge]:
         node = draws.choice(sorted(ready))
         number[node] = len(number)
         left.remove(node)
-    edges = [Edge(number[edge.node], number[edge.source], edge.op) for edge in cell]
+    edges = [edge._replace(node=number[edge.node], source=number[edge.source]) for edge in cell]
     draws.shuffle(edges)
     return edges
 
@@ -222,13 +261,19 @@ def accepted(cell: Sequence[Edge], edges_per_node: int) -> bool:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 8), st.integers(1, 2), st.sampled_from(["s", "sz", "abz"]))
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 8),
+    st.integers(1, 2),
+    st.sampled_from(["s", "sz", "abz"]),
+    st.sampled_from([1, 3, 5]),
+)
 def test_hash_ignores_names_of_nodes_and_order_of_edges(
-    seed: int, num_nodes: int, edges_per_node: int, letters: str
+    seed: int, num_nodes: int, edges_per_node: int, letters: str, num_choices: int
 ) -> None:
     draws = random.Random(seed)
     ops = [Z if letter == "z" else letter for letter in letters]
-    cells = [random_cell(draws, num_nodes, edges_per_node, ops) for _ in CELL_KINDS]
+    cells = [random_cell(draws, num_nodes, edges_per_node, ops, CHOICES[:num_choices]) for _ in CELL_KINDS]
     others = [renamed(cell, draws) for cell in cells]
     assert all(accepted(cell, edges_per_node) for cell in others)
     one, two = (
@@ -246,7 +291,7 @@ def smallest_numbering(cell: Sequence[Edge]) -> str:
     forms = []
     for order in itertools.permutations(range(2, 2 + len(nodes))):
         number = {0: 0, 1: 1} | dict(zip(nodes, order, strict=True))
-        forms.append(sorted((number[e.node], number[e.source], e.op) for e in live))
+        forms.append(sorted((number[e.node], number[e.source], e.op, repr(e[3:])) for e in live))
     return str(min(forms))
 
 
@@ -264,7 +309,8 @@ def test_hash_agrees_with_trying_every_numbering() -> None:
     by_form: dict[str, str] = {}
     for _ in range(600):
         num_nodes, edges = draws.choice([3, 4, 5]), draws.choice([1, 2, 3])
-        cell = random_cell(draws, num_nodes, edges, draws.choice([["a"], ["a", "b"], ["a", Z]]))
+        choices = draws.choice([NO_CHOICES, CHOICES[:2]])
+        cell = random_cell(draws, num_nodes, edges, draws.choice([["a"], ["a", "b"], ["a", Z]]), choices)
         genotype = Genotype(num_nodes=num_nodes, edges_per_node=edges, normal=cell, reduce=cell)
         form = f"{num_nodes} {smallest_numbering(cell)}"
         assert by_hash.setdefault(genotype.hash(), form) == form
@@ -312,7 +358,7 @@ def test_hash_of_many_alike_nodes_takes_no_time() -> None:
 
 
 def test_hash_ignores_provenance_and_space_but_not_the_cells() -> None:
-    genotype = parse_genotype(text_with(), "x")
+    genotype = cells_only(parse_genotype(text_with(), "x"), "x")
     told = genotype.model_copy(update={"provenance": {"seed": 1}, "space": {"name": "other"}})
     assert told.hash() == genotype.hash()
     swapped = genotype.model_copy(update={"normal": genotype.reduce, "reduce": genotype.normal})
@@ -323,7 +369,7 @@ def test_hash_ignores_provenance_and_space_but_not_the_cells() -> None:
 @given(st.integers(0, 2**32), st.integers(1, 16), st.integers(1, 17))
 def test_json_round_trip(seed: int, num_nodes: int, edges_per_node: int) -> None:
     draws = random.Random(seed)
-    cells = [random_cell(draws, num_nodes, edges_per_node, sorted(OPS)) for _ in CELL_KINDS]
+    cells = [random_cell(draws, num_nodes, edges_per_node, sorted(OPS), CHOICES) for _ in CELL_KINDS]
     genotype = Genotype(
         num_nodes=num_nodes,
         edges_per_node=edges_per_node,
@@ -347,7 +393,7 @@ def test_json_round_trip(seed: int, num_nodes: int, edges_per_node: int) -> None
     )
 )
 def test_any_json_value_is_read_or_refused(value: Any) -> None:
-    data = BASE | value if isinstance(value, dict) else value
+    data = BASE | {"version": 2, "kind": "cell"} | value if isinstance(value, dict) else value
     try:
         genotype = parse_genotype(json.dumps(data), "x")
     except UserError:
@@ -362,8 +408,9 @@ def test_one_edge_per_line() -> None:
 
 
 def test_golden_file_loads_for_ever() -> None:
-    genotype = read_genotype(GOLDEN, OPS)
-    assert genotype.to_json() == GOLDEN.read_text()
+    genotype = cells_only(read_genotype(GOLDEN, OPS), "golden")
+    assert genotype.to_json() == GOLDEN_2.read_text()
+    assert parse_genotype(genotype.to_json(), "x") == genotype
     assert genotype.hash() == "b64139e4f8f1c8c1"
     assert genotype.normal[3] == Edge(3, 1, "binary_conv_3x3")
     assert genotype.dead_nodes("reduce") == {2}
@@ -371,7 +418,42 @@ def test_golden_file_loads_for_ever() -> None:
     assert genotype.provenance == {"note": "written by version 1 of the format", "seed": 0}
 
 
+def test_golden_file_with_choices_loads_for_ever() -> None:
+    genotype = cells_only(read_genotype(GOLDEN_CHOICES, OPS), "golden")
+    assert genotype.to_json() == GOLDEN_CHOICES.read_text()
+    assert genotype.hash() == "e2faecaa8d38359f"
+    assert genotype.normal[3] == Edge(
+        3, 1, "binary_conv_3x3", "prelu", BinarizerSpec(name="sign", window=1.2)
+    )
+
+
+def test_an_estimator_may_be_a_word() -> None:
+    genotype = cells_only(parse_genotype(text_with(**chosen(estimator="approx_sign")), "x"), "x")
+    assert genotype.normal[3].estimator == BinarizerSpec(name="approx_sign")
+
+
+def test_choices_belong_to_the_hash_and_their_absence_changes_nothing() -> None:
+    plain = parse_genotype(text_with(**chosen()), "x")
+    assert plain.hash() == parse_genotype(text_with(**with_edge([3, 1, "binary_conv_3x3"])), "x").hash()
+    hashes = {
+        parse_genotype(text_with(**chosen(**choices)), "x").hash()
+        for choices in (
+            {"activation": "prelu"},
+            {"activation": "relu"},
+            {"estimator": "sign"},
+            {"estimator": {"name": "sign", "window": 1.0}},
+            {"activation": "relu", "estimator": "sign"},
+        )
+    }
+    assert len(hashes | {plain.hash()}) == 6
+
+
+def test_a_pruned_edge_loses_what_was_chosen_for_it() -> None:
+    dead = [Edge(2, 0, Z), Edge(2, 1, Z), Edge(3, 0, S), Edge(3, 2, "a", "prelu")]
+    assert genotype_of(dead).pruned().normal[3] == Edge(3, 2, Z)
+
+
 def test_a_genotype_cannot_be_changed() -> None:
-    genotype = parse_genotype(text_with(), "x")
+    genotype = cells_only(parse_genotype(text_with(), "x"), "x")
     with pytest.raises(ValueError, match="frozen"):
         genotype.num_nodes = 3  # type: ignore[misc]

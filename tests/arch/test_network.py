@@ -18,8 +18,9 @@ from binas.arch.network import Network
 from binas.arch.sample import random_genotype
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.supernet import Supernet, all_candidates
-from binas.binarize import BinaryConv2d, binary_convolutions, set_precision
+from binas.binarize import Binarization, BinarizerSpec, BinaryConv2d, binary_convolutions, set_precision
 from binas.config import find_file, shipped_names
+from binas.errors import UserError
 from binas.ops import OPS
 
 SPACES = shipped_names("search_spaces")
@@ -335,3 +336,64 @@ def test_auxiliary_head_reads_two_thirds_of_the_depth_in_training_only() -> None
     extra.sum().backward()
     assert network.classifier.weight.grad is None and network.cells[1].skip is not None
     assert network.eval()(x).shape == (4, 5)
+
+
+CHOSEN: dict[str, Any] = {"activation": "prelu", "estimator": BinarizerSpec(name="approx_sign")}
+
+
+def test_what_is_chosen_for_every_edge_equals_a_space_that_says_so() -> None:
+    """Activations by the space and estimators by a rule give the same logits, gradients and keys."""
+    space = load_space("bnas").model_dump(mode="json")
+    plain = random_genotype(load_space(space), random.Random(3))
+    chosen = plain.model_copy(
+        update={
+            kind: tuple(
+                edge if edge.op == "zeroise" else edge._replace(**CHOSEN) for edge in plain.cell(kind)
+            )
+            for kind in CELL_KINDS
+        }
+    )
+    rule = {"match": "cells.*.edges", "binarization": {"activation": {"name": "approx_sign"}}}
+    said = plain.model_copy(update={"space": {**space, "activation": "prelu", "layers": [rule]}})
+    settings = NetworkSettings(init_channels=4, num_cells=3)
+    one, two = (Network(genotype, 3, 5, settings).train() for genotype in (chosen, said))
+    two.load_state_dict(one.state_dict(), strict=True)
+    x = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    for network in (one, two):
+        network(x).square().sum().backward()
+    gradients = [{name: p.grad for name, p in network.named_parameters()} for network in (one, two)]
+    assert any(".activation.weight" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        assert gradient is not None and torch.equal(gradient, gradients[1][name]), name
+
+
+def test_a_stage_leaves_a_chosen_estimator_and_changes_the_rest() -> None:
+    space = {**load_space("bnas").model_dump(mode="json"), "name": "x"}
+    cell = tuple(Edge(n, s, "binary_conv_3x3", **CHOSEN) for n in (2, 3, 4, 5) for s in (0, 1))
+    genotype = Genotype(space=space, normal=cell, reduce=tuple(Edge(*edge[:3]) for edge in cell))
+    stages = (
+        Binarization(),
+        Binarization(activation=BinarizerSpec(name="rsign"), weight=BinarizerSpec(name="react")),
+    )
+    network = Network(genotype, 3, 5, NetworkSettings(init_channels=4, num_cells=3), stages)
+    set_precision(network, binarization=stages[1])
+    found = {
+        name.split(".")[2] + name.split(".")[1]: (conv.active_activation, conv.active_weight)
+        for name, conv in binary_convolutions(network)
+    }
+    assert found["edges0"] == ("approx_sign", "react")
+    assert found["edges1"] == ("rsign", "react")
+    assert found["preprocess0"] == ("rsign", "react")
+
+
+def test_an_unknown_choice_names_place_and_nearest() -> None:
+    space = load_space("bnas").model_dump(mode="json")
+    plain = random_genotype(load_space(space), random.Random(0))
+    for choice, message in (
+        ({"activation": "prelo"}, r"normal\.0\.activation: unknown activation 'prelo'; did you mean 'prelu'"),
+        ({"estimator": BinarizerSpec(name="aprox_sign")}, r"normal\.0\.estimator: .*did you mean 'approx_si"),
+    ):
+        first = Edge(plain.normal[0].node, plain.normal[0].source, "max_pool_3x3", **choice)
+        genotype = plain.model_copy(update={"normal": (first, *plain.normal[1:])})
+        with pytest.raises(UserError, match=message):
+            Network(genotype, 3, 5)

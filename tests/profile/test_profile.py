@@ -174,6 +174,26 @@ def test_operations_that_only_dead_nodes_feed_count_as_published() -> None:
 # ---- the closed form against what runs
 
 
+CHOICES: list[dict[str, Any]] = [
+    {},
+    {"activation": "rprelu"},
+    {"estimator": BinarizerSpec(name="rsign")},
+    {"activation": "none", "estimator": BinarizerSpec(name="dorefa", bits=2)},
+]
+
+
+def with_choices(genotype: Genotype, generator: random.Random) -> Genotype:
+    """The genotype with activations and estimators chosen for some of its edges."""
+    cells = {
+        kind: tuple(
+            edge if edge.op == "zeroise" else edge._replace(**generator.choice(CHOICES))
+            for edge in genotype.cell(kind)
+        )
+        for kind in ("normal", "reduce")
+    }
+    return genotype.model_copy(update=cells)
+
+
 GROUPINGS = [
     {"channels_per_group": 3, "groups": None},
     {"channels_per_group": None, "groups": 4, "shuffle": True},
@@ -221,7 +241,7 @@ def test_closed_form_equals_what_runs(
         "grouping": generator.choice(GROUPINGS),
         "binarization": generator.choice(BINARIZATIONS),
     }
-    genotype = random_genotype(load_space({"base": base, **changes}), generator)
+    genotype = with_choices(random_genotype(load_space({"base": base, **changes}), generator), generator)
     network = Network(genotype, in_channels, 7)
     set_precision(network, *switches)
     closed = profile_genotype(

@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.genotype import Genotype, read_cells
 from binas.cli.arguments import Arguments, run_options
 from binas.cli.session import (
     Overrides,
@@ -303,7 +303,7 @@ def topology_of(recipe: Recipe, genotype: Genotype | None) -> Variant:
 def read_known_genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> Genotype:
     """A genotype by file or shipped name, whose plug-ins are loaded."""
     path = find_file(file, "genotypes")
-    genotype = read_genotype(path, OPS)
+    genotype = read_cells(path, OPS)
     require_plugins(genotype.plugins, plugins, str(path))
     return genotype
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.genotype import Genotype, read_cells
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.cli.arguments import Arguments, plugins
@@ -114,7 +114,7 @@ def _profile(
         sizes |= {key: getattr(structure, key) for key in sizes}
         stage = _stage_of(structure.stage)
     else:
-        genotype = read_genotype(path, OPS)
+        genotype = read_cells(path, OPS)
         require_plugins(genotype.plugins, plugins, str(path))
         sizes |= {key: value for key, value in _own_sizes(genotype).items() if key in sizes}
         settings = _own_settings(genotype)

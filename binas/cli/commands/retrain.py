@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from binas.arch.genotype import Genotype, read_genotype
+from binas.arch.genotype import Genotype, read_cells
 from binas.arch.network import genotype_space
 from binas.cli.arguments import Arguments, run_options
 from binas.cli.session import (
@@ -56,7 +56,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         if file:
             raise UserError(f"--resume {options.resume}: goes on with its own genotype; leave out --genotype")
     elif file is not None and options.config is None:
-        start = _recipe_of(read_genotype(find_file(file, "genotypes"), OPS))
+        start = _recipe_of(read_cells(find_file(file, "genotypes"), OPS))
         overrides = {"name": f"{start.get('name', 'run')}_retrain", **overrides}
     elif options.config is None and "model" in overrides:
         overrides = {"name": str(overrides["model"]), **overrides}
@@ -112,7 +112,7 @@ def _check_one_network(file: str | None, recipe: Recipe, is_resumed: bool) -> No
 
 def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRecord, ...]) -> Genotype:
     path = find_file(file, "genotypes")
-    genotype = read_genotype(path, OPS)
+    genotype = read_cells(path, OPS)
     require_plugins(genotype.plugins, plugins, str(path))
     space = recipe.space
     if "space" not in recipe.model_fields_set:
