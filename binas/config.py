@@ -215,7 +215,7 @@ def build(model: type[ModelT], data: Any, source: str) -> ModelT:
         ]
         raise UserError("\n".join(dict.fromkeys(lines))) from None
     except UserError as error:  # from a validator that reads another file
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}", hint=error.hint) from None
 
 
 def load(model: type[ModelT], path: Path, overrides: Mapping[str, Any] | None = None) -> ModelT:

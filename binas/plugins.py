@@ -1,7 +1,7 @@
 """Loading of users' own files: operations and other entries that live outside the package.
 
-A file is loaded only when the user names it (`--plugins my_ops.py`, or `plugins:` in the user's own
-config) or an installed package announces it as an entry point of the group `binas`. A name that stands
+A file is loaded only when the user names it (in a call, on the command line, or by `plugins:` in the user's
+own config) or an installed package announces it as an entry point of the group `binas`. A name that stands
 in a genotype or checkpoint is never imported: it is held against what the user has named.
 """
 
@@ -70,7 +70,7 @@ def load_plugin(file: Path, registries: Sequence[Registry[Any]]) -> tuple[Module
         UserError: the file is missing or raises while it is loaded; names the file and the line.
     """
     if not file.is_file():
-        raise UserError(f"{file}: no such plug-in file; give the path of your own file with --plugins")
+        raise UserError(f"{file}: no such plug-in file; give the path of your own file", hint="plugins")
     origin = str(file.resolve())
     name = f"{PREFIX}{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -113,8 +113,8 @@ def require_plugins(needed: Iterable[PluginRecord], given: Iterable[PluginRecord
                 f" {plugin.sha256[:12]}…; give the file as it was, or search again with the new one"
             )
         raise UserError(
-            f"{source}: needs the plug-in {what}; it is never loaded by itself:"
-            f" name your copy with --plugins PATH/{plugin.file}"
+            f"{source}: needs the plug-in {what}; it is never loaded by itself: name your copy",
+            hint="plugin_copy",
         )
 
 
@@ -141,7 +141,7 @@ def _guarded(load: Any, source: str) -> Any:
     try:
         return load()
     except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {error}", hint=error.hint) from None
     except (Exception, SystemExit) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(

@@ -46,7 +46,7 @@ class Expected(Config):
 
 
 class Recipe(Config):
-    """All settings of a run; every key can be given on the command line as --key.subkey VALUE."""
+    """All settings of a run; every key has a default, and a dotted name by which it can be overridden."""
 
     name: str = Field("run", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     """Name of the run; its folder is <runs>/<name>."""
@@ -61,7 +61,7 @@ class Recipe(Config):
     tensorboard: bool = True
     """Whether to write TensorBoard data into the run folder."""
     plugins: tuple[str, ...] = ()
-    """Files of your own that register names (operations, networks, …); also --plugins FILE."""
+    """Files of your own that register names: operations, networks, …"""
     data: DataConfig = DataConfig()
     space: Annotated[SearchSpace, BeforeValidator(_whole_space)] = Field(
         default_factory=lambda: SearchSpace.model_validate(space_mapping(DEFAULT_SPACE))

@@ -25,7 +25,6 @@ from measured import Rows, machine_name, machine_words, markdown_table, mean_std
 from binas.recipe import Recipe, load_recipe
 from binas.run.files import write_atomic
 from binas.run.metrics import read_metrics
-from binas.run.progress import say
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STRATEGIES = ("evolution", "random")
@@ -103,7 +102,7 @@ def _run(search: str, strategy: str, seed: int, options: argparse.Namespace, row
         return
     name = f"{config}_{strategy}_{seed}_{hashed}"
     folder = options.runs / name
-    say(f"{key}: {folder}")
+    print(f"{key}: {folder}", flush=True)
     options.runs.mkdir(parents=True, exist_ok=True)
     shared = (options.runs / f"{config}_{seed}_{_judge_hash(recipe)}").resolve()
     files = ("--evolve.shared.checkpoint", f"{shared}.pt", "--evolve.predictor.samples", f"{shared}.jsonl")

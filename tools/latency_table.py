@@ -26,7 +26,9 @@ from torch import nn
 from binas import __version__
 from binas.binarize import set_progress
 from binas.cli.commands.evolve import read_known_genotype, topology_of
+from binas.cli.hints import with_hint
 from binas.cli.session import loaded_plugins
+from binas.cli.terminal import shown
 from binas.config import parse_override
 from binas.data.opening import open_data
 from binas.errors import UserError
@@ -77,9 +79,10 @@ def main(words: Sequence[str] | None = None) -> int:
             raise UserError("--runs and --threads are numbers from 1 on, --genomes from 0")
         recipe = load_recipe(options.recipe, overrides(rest))
         default = recipe.evolve.latency_table or Path(f"{recipe.name}_latency.yaml")
-        fill(options.out or default, opened(recipe, options), options)
+        with shown():
+            fill(options.out or default, opened(recipe, options), options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_hint(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -169,8 +169,8 @@ def read_genotype(path: Path, known_operations: Iterable[str]) -> AnyGenotype:
         for position, edge in enumerate(genotype.cell(kind)):
             if edge.op not in known:
                 raise UserError(
-                    f"{path}: {kind}.{position}.op: unknown operation '{edge.op}';"
-                    f"{nearest(edge.op, known)}; an operation of your own comes with --plugins FILE"
+                    f"{path}: {kind}.{position}.op: unknown operation '{edge.op}';{nearest(edge.op, known)}",
+                    hint="plugins",
                 )
     return genotype
 

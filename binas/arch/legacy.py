@@ -65,7 +65,9 @@ def import_genotype(text: str, names: str, source: str, space: dict[str, Any]) -
         UserError: the map of names or an operation is unknown, or the text is anything but a genotype.
     """
     if names not in NAMES:
-        raise UserError(f"--names {names}: no such map of operation names;{nearest(names, NAMES)}")
+        raise UserError(
+            f"names '{names}': no such map of operation names;{nearest(names, NAMES)}", hint="names"
+        )
     fields = _fields(_call(text, source), source)
     cells = {}
     for kind in ("normal", "reduce"):
@@ -150,8 +152,11 @@ def _operation(name: str, names: str, kind: str, source: str) -> str:
     known = NAMES[names]
     if name not in known:
         others = [other for other, words in NAMES.items() if name in words]
-        hint = f" (known to --names {', '.join(others)})" if others else ""
-        raise UserError(f"{source}: {kind}: unknown {names} operation '{name}'{hint};{nearest(name, known)}")
+        elsewhere = f" (known to the names of {', '.join(others)})" if others else ""
+        raise UserError(
+            f"{source}: {kind}: unknown {names} operation '{name}'{elsewhere};{nearest(name, known)}",
+            hint="names" if others else "",
+        )
     return known[name]
 
 

@@ -152,14 +152,12 @@ class SearchSpace(Config):
             try:
                 OPS[name]
             except UserError as error:
-                raise UserError(
-                    f"search space '{self.name}': operations: {error}."
-                    " An operation of your own comes with --plugins FILE"
-                ) from None
+                raise UserError(f"search space '{self.name}': operations: {error}", hint="plugins") from None
         if self.activation not in NONLINEARITIES:
             raise UserError(
                 f"search space '{self.name}': unknown activation '{self.activation}';"
-                f"{nearest(self.activation, NONLINEARITIES)}. One of your own comes with --plugins FILE"
+                f"{nearest(self.activation, NONLINEARITIES)}",
+                hint="plugins",
             )
 
     def registered_names(self) -> set[str]:

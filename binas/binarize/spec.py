@@ -82,8 +82,7 @@ class Binarization(Config):
 def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, arguments: tuple[Any, ...]) -> B:
     if spec.name not in registry:
         raise UserError(
-            f"unknown {registry.kind} '{spec.name}';{nearest(spec.name, registry)}."
-            " One of your own comes with --plugins FILE"
+            f"unknown {registry.kind} '{spec.name}';{nearest(spec.name, registry)}", hint="plugins"
         )
     factory = registry[spec.name]
     parameters = inspect.signature(factory).parameters

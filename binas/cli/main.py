@@ -11,6 +11,8 @@ from typing import Any
 
 from binas import __version__
 from binas.cli.arguments import Arguments
+from binas.cli.hints import with_hint
+from binas.cli.terminal import shown
 from binas.errors import UserError
 
 COMMANDS = {
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except UserError as error:
-        print(f"binas: {_which_rank()}error: {error}", file=sys.stderr)
+        print(f"binas: {_which_rank()}error: {with_hint(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("binas: interrupted; a run goes on with --resume", file=sys.stderr)
@@ -78,7 +80,8 @@ def _which_rank() -> str:
 def _told_by_ranks(error: Exception) -> str:
     from binas.run.distributed import told_by_ranks
 
-    return told_by_ranks(error)
+    told = told_by_ranks(error)
+    return with_hint(UserError(told, hint="resume")) if told else ""
 
 
 def _told_by_memory(error: Exception) -> str:
@@ -116,7 +119,8 @@ def _run(words: list[str]) -> int:
     if module is None:
         parser.print_help()
         return 0
-    return int(module.run(options, overrides) or 0)
+    with shown():
+        return int(module.run(options, overrides) or 0)
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

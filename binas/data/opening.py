@@ -88,7 +88,7 @@ def open_data(config: DataConfig) -> Data:
     try:
         dataset = DATASETS[config.name]
     except UserError as error:
-        raise UserError(f"data.name: {error}. One of your own comes with --plugins FILE") from None
+        raise UserError(f"data.name: {error}", hint="plugins") from None
     raw = dataset(config)
     training, test_source, test = _held_out(raw, config)
     labels = raw.training.labels

@@ -21,7 +21,7 @@ from binas.run.distributed import num_local_ranks
 from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
 from binas.run.memory_meter import peak_of
 from binas.run.module_state import buffers_unchanged
-from binas.run.progress import say
+from binas.run.progress import say, warn
 
 PROBES = ((32, 64), (24, 32), (4, 8))
 """Images of the two steps that are measured: as many as make fast paths pay, or else few."""
@@ -184,7 +184,7 @@ def announce(forecast: Forecast, remedies: Callable[[], Sequence[Remedy]]) -> No
     """Prints the forecast, and what to change where there is not enough."""
     say(forecast.words())
     if not forecast.fits:
-        say(f"warning: memory may run out; what needs less:{remedies_text(forecast, remedies())}")
+        warn(f"memory may run out; what needs less:{remedies_text(forecast, remedies())}")
 
 
 def report_peak(forecast: Forecast, device: torch.device) -> None:
@@ -226,7 +226,7 @@ def memory_guard(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise UserError(f"{where}: out of memory ({failure}). {_advice(forecast, remedies)}")
+        raise UserError(f"{where}: out of memory ({failure}). {_advice(forecast, remedies)}", hint="settings")
 
 
 def _advice(forecast: Callable[[], Forecast], remedies: Callable[[], Sequence[Remedy]]) -> str:
@@ -238,6 +238,6 @@ def _advice(forecast: Callable[[], Forecast], remedies: Callable[[], Sequence[Re
             raise
         return "Not even a step of a few images fits: use fewer channels, or smaller images"
     return (
-        f"A step needs about {byte_words(expected.needed(expected.images))}. What needs less, under another"
-        f" name or with --overwrite:{text}"
+        f"A step needs about {byte_words(expected.needed(expected.images))}. What needs less, in a new"
+        f" run:{text}"
     )

@@ -106,8 +106,7 @@ def write_winners(
 ) -> list[Path]:
     """One file for each member of the front, the most accurate first, in place of those that were there.
 
-    A published network becomes a recipe for `binas retrain --config FILE`, a genotype a genotype for
-    `binas retrain FILE`.
+    A published network becomes a recipe to retrain it with, a genotype a genotype file.
 
     Args:
         recipe: that of the run, in plain types; its data, seed and `retrain` section are handed on.

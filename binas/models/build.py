@@ -27,14 +27,14 @@ class ModelChoice(Config):
     model_config = ConfigDict(extra="allow")
 
     name: str
-    """Registered name, see `binas models`."""
+    """Registered name."""
 
     @model_validator(mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        # an override inside a word, `model: vgg10` and --model.width 0.5, arrives as a change to a base
+        # an override inside a word, `model: vgg10` and then `model.width: 0.5`, arrives as a change to a base
         if isinstance(value, dict) and isinstance(value.get("base"), str) and "name" not in value:
             return {"name": value["base"], **{key: inner for key, inner in value.items() if key != "base"}}
         return value
@@ -42,10 +42,8 @@ class ModelChoice(Config):
     @model_validator(mode="after")
     def _options_are_known(self) -> ModelChoice:
         if self.name not in MODELS:
-            raise ValueError(
-                f"unknown model '{self.name}';{nearest(self.name, MODELS)}."
-                " One of your own comes with --plugins FILE"
-            )
+            # not a ValueError, which would lose the hint on its way through the validation
+            raise UserError(f"unknown model '{self.name}';{nearest(self.name, MODELS)}", hint="plugins")
         self.options()
         return self
 

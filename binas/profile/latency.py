@@ -16,7 +16,6 @@ from binas.errors import UserError
 from binas.profile.cost import LayerCost, Shape
 from binas.run.files import write_atomic
 
-TOOL = "python tools/latency_table.py RECIPE"
 COUNTED = {"convolution": "conv", "linear": "linear"}
 """The kinds of layers that a table has, and their first words in it."""
 
@@ -123,8 +122,8 @@ class Latencies:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise UserError(
-                f"evolve.latency_table: {path}: no such file, beside the recipe or here; make it by"
-                f" {TOOL} --out {path}"
+                f"evolve.latency_table: {path}: no such file, beside the recipe or here; measure it first",
+                hint="latency",
             )
         self.path, self.table = path, LatencyTable.read(path)
         self._times = {entry.layer: entry.ms for entry in self.table.entries}
@@ -153,7 +152,7 @@ class Latencies:
         near = difflib.get_close_matches(words, self._times, n=1, cutoff=0.0)
         nearest = f"the nearest is '{near[0]}'" if near else "it has none at all"
         return UserError(
-            f"{self.path}: lacks the layer '{words}'; {nearest}. {TOOL} --out {self.path} measures all layers"
-            f" of a recipe's candidates, with --genome {network} those of this one; a study that is under way"
-            " keeps the table it was begun with, so begin a new one then"
+            f"{self.path}: lacks the layer '{words}'; {nearest}. Measure the layers of genome {network} into"
+            " it; a study that is under way keeps the table it was begun with, so begin a new one then",
+            hint="latency",
         )

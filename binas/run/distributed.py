@@ -28,8 +28,8 @@ PATIENCE = timedelta(minutes=30)
 
 
 GO_ON = (
-    "its own message, or the launcher's, says why. Start the job again with --resume: on any number of ranks"
-    " it goes on after the last finished epoch"
+    "its own message, or the launcher's, says why. Resume the job: on any number of ranks it goes on"
+    " after the last finished epoch"
 )
 
 
@@ -107,7 +107,9 @@ def joined_ranks() -> Iterator[None]:
 
 
 def _stop(number: int, frame: Any) -> None:
-    raise UserError(f"stopped by the launcher: the job was cancelled, or another rank has ended; {GO_ON}")
+    raise UserError(
+        f"stopped by the launcher: the job was cancelled, or another rank has ended; {GO_ON}", hint="resume"
+    )
 
 
 def wait_for_all() -> None:

@@ -20,8 +20,8 @@ from binas.errors import UserError
 TEMPORARY = ".binas-tmp"
 
 _REMEDIES = {
-    errno.ENOSPC: "free some space or choose another folder, then go on with --resume",
-    errno.EDQUOT: "free some of your quota or choose another folder, then go on with --resume",
+    errno.ENOSPC: "free some space or choose another folder, then resume the run",
+    errno.EDQUOT: "free some of your quota or choose another folder, then resume the run",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f) or choose another folder",
     errno.EROFS: "choose a folder on a disk that can be written to",
     errno.EACCES: "change the folder's permissions or choose a folder of your own",
@@ -36,7 +36,8 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     """The user's version of what the operating system said when it refused to write `path`."""
     reason = error.strerror or str(error)
     remedy = _REMEDIES.get(error.errno or 0, "check the disk or choose another folder")
-    return UserError(f"{path}: cannot be written: {reason}; {remedy}")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return UserError(f"{path}: cannot be written: {reason}; {remedy}", hint="resume" if is_full else "")
 
 
 @contextmanager

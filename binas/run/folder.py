@@ -207,13 +207,13 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 def _check_kind(path: Path, kind: str) -> None:
     if not path.is_dir():
-        raise UserError(f"{path}: no such run folder to resume; start the run without --resume")
+        raise UserError(f"{path}: no such run folder to resume; start a new run", hint="begin")
     if not (path / MANIFEST_FILE).is_file():
         raise UserError(f"{path}: is not a run folder of binas (it has no {MANIFEST_FILE})")
     found = read_manifest(path).get("kind")
     if found != kind:
         raise UserError(
-            f"{path}: is the folder of a {found} run, not of a {kind} run; resume it with binas {found}"
+            f"{path}: is the folder of a {found} run, not of a {kind} run; resume it as a {found}"
         )
 
 
@@ -230,19 +230,16 @@ def _check_replaceable(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not overwrite:
         raise UserError(
-            f"{path}: exists already; go on with --resume, replace it with --overwrite, or choose"
-            " another name"
+            f"{path}: exists already; resume it, overwrite it, or choose another name", hint="exists"
         )
     try:
         read_manifest(path)
     except UserError as error:
         raise UserError(
-            f"{path}: was not made by binas, so --overwrite leaves it alone; choose another name ({error})"
+            f"{path}: was not made by binas, so it is not overwritten; choose another name ({error})"
         ) from None
     for other in path.glob(f"*/**/{MANIFEST_FILE}"):
-        raise UserError(
-            f"{path}: holds another run, {other.parent}; move it away or remove it before --overwrite"
-        )
+        raise UserError(f"{path}: holds another run, {other.parent}; move it away or remove it first")
 
 
 def _is_leftover(entry: Path) -> bool:

@@ -24,7 +24,7 @@ def check_finite(loss: float, where: str, *advice: str) -> float:
     remedies = "".join(f"\n  - {remedy}" for remedy in (*advice, *ADVICE))
     raise UserError(
         f"{where} is {loss}, so training stops here."
-        " The last good checkpoint in the run folder is kept, if an epoch was finished. What to try, under"
-        " another name or with --overwrite:"
-        f"{remedies}"
+        " The last good checkpoint in the run folder is kept, if an epoch was finished. What to try, in a"
+        f" new run:{remedies}",
+        hint="settings",
     )

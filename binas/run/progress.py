@@ -1,44 +1,76 @@
-"""What a person sees of long work: a bar on a terminal, plain lines where there is none."""
+"""What is told of long work: log lines, a logger for each room, and how far a loop has come.
+
+The library prints nothing. Who wants to see its lines sets up `logging` (a room's logger is `binas.ROOM`,
+what is done stands at level INFO); who wants to see its loops gives a `Progress` to `shown_by`.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from binas.run.distributed import is_first_rank
 
 T = TypeVar("T")
+Progress = Callable[[str, int, int | None, Mapping[str, float]], object]
+"""Called with a description, how much is done, of how much (None: not known), and the latest figures."""
+_SHOWN_BY: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
-def on_terminal() -> bool:
-    """Whether a bar can be shown: bars go to standard error."""
-    return sys.stderr.isatty()
-
-
-def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """The items of `iterable`, with a bar while they are consumed if there is a terminal."""
-    if not (on_terminal() and is_first_rank()):
-        yield from iterable
-        return
-    from tqdm import tqdm
-
-    with tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True) as bar:
-        yield from bar
+def room_logger(module: str) -> logging.Logger:
+    """The logger of a module's room: that of `binas.search.step` is `binas.search`, of a script `binas`."""
+    package, *room = module.split(".")[:2]
+    return logging.getLogger(".".join(["binas", *(room if package == "binas" else ())]))
 
 
 def say(text: str) -> None:
-    """Prints a line on standard output at once, above a bar if one is being shown; rank 0 alone does."""
-    if not is_first_rank():
-        return
-    if on_terminal():
-        from tqdm import tqdm
+    """Logs a line with the logger of the caller's room; rank 0 alone does."""
+    if is_first_rank():
+        room_logger(sys._getframe(1).f_globals["__name__"]).info(text, stacklevel=2)
 
-        tqdm.write(text)
-    else:
-        print(text, flush=True)
+
+def warn(text: str) -> None:
+    """Logs a warning with the logger of the caller's room; rank 0 alone does."""
+    if is_first_rank():
+        room_logger(sys._getframe(1).f_globals["__name__"]).warning(text, stacklevel=2)
+
+
+@contextmanager
+def shown_by(show: Progress | None) -> Iterator[None]:
+    """Inside, `show` is told how far each loop has come; None leaves it to whoever was told before."""
+    if show is None:
+        yield
+        return
+    token = _SHOWN_BY.set(show)
+    try:
+        yield
+    finally:
+        _SHOWN_BY.reset(token)
+
+
+def report(description: str, done: int, total: int | None, figures: Mapping[str, float]) -> None:
+    """Tells how far a loop has come, with its latest figures, where somebody wants to know."""
+    show = _SHOWN_BY.get()
+    if show is not None and is_first_rank():
+        show(description, done, total, figures)
+
+
+def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """The items of `iterable`; before each and after the last it is told how many are done."""
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    done = 0
+    for item in iterable:
+        report(description, done, total, {})
+        yield item
+        done += 1
+    report(description, done, total, {})
 
 
 def eta(seconds: float) -> str:

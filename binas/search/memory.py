@@ -65,27 +65,27 @@ class StepMemory:
         now = forecast or self.forecast()
         images, half = now.images, max(now.images // 2, 1)
         found = [
-            Remedy(f"--micro-batch {half}", now.needed(half), "batch-norm sees fewer images"),
-            Remedy(f"--search.batch_size {half}", now.needed(half), "another training"),
+            Remedy(f"search.micro_batch: {half}", now.needed(half), "batch-norm sees fewer images"),
+            Remedy(f"search.batch_size: {half}", now.needed(half), "another training"),
         ]
         if not self.config.checkpoint_cells:
             step = self._footprint(self.phase.relaxation, True)
             found.append(
                 Remedy(
-                    "--search.checkpoint_cells true",
+                    "search.checkpoint_cells: true",
                     step.at(images) + now.optimizers,
                     "the same numbers, slower",
                 )
             )
         if self.phase.relaxation == "softmax":
             step = self._footprint("single_path", self.config.checkpoint_cells)
-            setting = f"--search.phases.{self.position}.relaxation single_path"
+            setting = f"search.phases.{self.position}.relaxation: single_path"
             found.append(Remedy(setting, step.at(images) + now.optimizers, "another search"))
         channels = self.state.supernet.settings.init_channels
         if channels > 1:
             # activations grow with the channels, kernels with their square
             smaller = now.footprint.per_image * images / 2 + (now.footprint.constant + now.optimizers) / 4
-            found.append(Remedy(f"--space.supernet.init_channels {channels // 2}", smaller, "another search"))
+            found.append(Remedy(f"space.supernet.init_channels: {channels // 2}", smaller, "another search"))
         return found
 
     def rate_alone(self) -> float | None:

@@ -29,7 +29,7 @@ from binas.run.distributed import Distributed, first_says, num_ranks, number_of_
 from binas.run.files import write_atomic
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
-from binas.run.progress import Stopwatch, eta, say
+from binas.run.progress import Stopwatch, eta, say, warn
 from binas.run.seeds import derive_seed, seed_everything
 from binas.search.collapse import collapse_warnings, largest_entropy, operation_counts
 from binas.search.config import Phase, SearchConfig
@@ -154,7 +154,7 @@ class Search:
         source = "checkpoint: recommended genotype"
         recommended = cells_only(parse_genotype(state.recommended, source), source)
         if exceeded := self.limits.words(recommended):
-            say(f"warning: no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
+            warn(f"no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
         return recommended
 
     def _memory(self, state: SearchState, phase: Phase) -> StepMemory:
@@ -257,7 +257,7 @@ class Search:
         if phase.trains != "weights":
             largest = largest_entropy(state.supernet.candidates)
             for warning in collapse_warnings(genotype, entropy, largest, self.config.collapse):
-                say(f"warning: {warning}")
+                warn(warning)
         return genotype
 
     def _batches(self, epoch: int, phase: Phase) -> Iterator[tuple[Batch, Batch | None]]:

@@ -121,13 +121,14 @@ def open_training_data(structure: ModelStructure, path: Path, root: Path | None)
         data = open_data(config)
     except UserError as error:
         raise UserError(
-            f"{path}: its images cannot be opened: {error}; if they have moved, name their folder with"
-            " --data-root"
+            f"{path}: its images cannot be opened: {error}; if they have moved, name their folder",
+            hint=error.hint or "data_root",
         ) from None
     for split, recorded in structure.split_hashes.items():
         if data.split_hashes[split] != recorded:
             raise UserError(
                 f"{path}: the {split} split of '{data.name}' is not the one that the network was trained"
-                " with (its hash differs); restore the images, or name their folder with --data-root"
+                " with (its hash differs); restore the images, or name their folder",
+                hint="data_root",
             )
     return data

@@ -145,8 +145,9 @@ class ChannelPlan:
         width = self.network.settings.init_channels
         if init_channels % self.unit:
             raise UserError(
-                f"squeeze: --init-channels {init_channels} is not a multiple of {self.unit}, the channels of"
-                " a group; give one that is"
+                f"squeeze: {init_channels} channels of the first cell is not a multiple of {self.unit}, the"
+                " channels of a group; give a number that is",
+                hint="init_channels",
             )
         kept: dict[str, list[int]] = {}
         for place, scores in self.importance().items():
@@ -200,7 +201,9 @@ def squeezed(
         )
     if not 1 <= init_channels <= before:
         raise UserError(
-            f"squeeze: --init-channels {init_channels}: the network has {before}; give 1 to {before}"
+            f"squeeze: {init_channels} channels of the first cell: the network has {before};"
+            f" give 1 to {before}",
+            hint="init_channels",
         )
     plan = ChannelPlan(network)
     kept = plan.choose(init_channels)
@@ -249,7 +252,7 @@ def squeeze_file(path: Path, init_channels: int, output: Path, plugins: tuple[Pl
     map_file = output.with_suffix(".json")
     for file in (output, map_file):
         if file.exists():
-            raise UserError(f"squeeze: {file} is there already; name another one with --output")
+            raise UserError(f"squeeze: {file} is there already; name another one", hint="output")
     state = {"model": small.state_dict(), "position": checkpoint.state["position"]}
     save_checkpoint(output, KIND, small_structure.model_dump(mode="json"), state)
     document = {"format": "binas-squeeze", "version": 1, "from": path.name, **channels}
@@ -257,6 +260,5 @@ def squeeze_file(path: Path, init_channels: int, output: Path, plugins: tuple[Pl
     before, after = (sum(p.numel() for p in model.parameters()) for model in (network, small))
     return (
         f"{output}: {init_channels} of {channels['init_channels'][0]} channels, {after} of {before}"
-        f" parameters; kept channels: {map_file}\nnext: binas retrain with --retrain.network.init_channels"
-        f" {init_channels} and --retrain.stages.0.initial_checkpoint {output}"
+        f" parameters; kept channels: {map_file}"
     )

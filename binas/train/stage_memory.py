@@ -63,20 +63,20 @@ class StageMemory:
         """Settings that need less, with what the step would then hold."""
         images, half = now.images, max(now.images // 2, 1)
         found = [
-            Remedy(f"--micro-batch {half}", now.needed(half), "batch-norm sees fewer images"),
-            Remedy(f"--retrain.batch_size {half}", now.needed(half), "another training"),
+            Remedy(f"retrain.micro_batch: {half}", now.needed(half), "batch-norm sees fewer images"),
+            Remedy(f"retrain.batch_size: {half}", now.needed(half), "another training"),
         ]
         if not isinstance(self.network, Trunk):
             return found
         if not self.config.checkpoint_cells:
             step = self._footprint(True)
-            setting = "--retrain.checkpoint_cells true"
+            setting = "retrain.checkpoint_cells: true"
             found.append(Remedy(setting, step.at(images) + now.optimizers, "the same numbers, slower"))
         channels = self.network.settings.init_channels
         if channels > 1:
             # activations grow with the channels, kernels with their square
             smaller = now.footprint.per_image * images / 2 + (now.footprint.constant + now.optimizers) / 4
-            setting = f"--retrain.network.init_channels {channels // 2}"
+            setting = f"retrain.network.init_channels: {channels // 2}"
             found.append(Remedy(setting, smaller, "another network"))
         return found
 

@@ -89,7 +89,7 @@ def test_every_name_stands_for_a_known_operation(names: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (text_with(normal="[('bin_conv_3x3', 0), ('none', 1)]"), r"unknown darts operation .*--names bnas"),
+        (text_with(normal="[('bin_conv_3x3', 0), ('none', 1)]"), r"unknown darts operation .*names of bnas"),
         (text_with(normal="[('sepconv_3x3', 0), ('none', 1)]"), "did you mean 'sep_conv_3x3'"),
         (text_with(normal="[('none', 0), ('none', 1), ('none', 2)]"), "3 pairs, an odd number"),
         (text_with(normal="[('none', 0), ('none', 1)]", normal_concat="[2]"), "different numbers of edges"),
@@ -144,7 +144,7 @@ def test_whatever_else_is_a_user_error(
 
 
 def test_unknown_map_of_names() -> None:
-    with pytest.raises(UserError, match=r"--names dart: .*did you mean 'darts'.*bats, bnas, darts"):
+    with pytest.raises(UserError, match=r"names 'dart': .*did you mean 'darts'.*bats, bnas, darts"):
         import_genotype(GOOD, "dart", "cells.txt", {})
 
 

@@ -355,7 +355,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_with_any_number_of_ranks(
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     output = killed(tmp_path, "search", "recipe.yaml", *TOGETHER)
-    assert "another rank has ended" in output and "with --resume" in output
+    assert "another rank has ended" in output and "; --resume goes on with it" in output
     done = len(read_metrics(tmp_path / "together/tiny"))
     assert 1 <= done < 4
     shutil.copytree(tmp_path / "together", tmp_path / "alone")

@@ -487,11 +487,11 @@ def test_running_out_of_memory_says_what_to_change(tiny: Path, binas: Any) -> No
     assert_told(
         error,
         [
-            "--micro-batch 8",
-            "--search.batch_size 8",
-            "--search.checkpoint_cells true",
-            "--search.phases.0.relaxation single_path",
-            "--space.supernet.init_channels 2",
+            "search.micro_batch: 8",
+            "search.batch_size: 8",
+            "search.checkpoint_cells: true",
+            "search.phases.0.relaxation: single_path",
+            "space.supernet.init_channels: 2",
         ],
     )
     status, _, error = binas(
@@ -518,10 +518,10 @@ def test_running_out_of_memory_says_what_to_change(tiny: Path, binas: Any) -> No
     assert_told(
         error,
         [
-            "--micro-batch 8",
-            "--retrain.batch_size 8",
-            "--retrain.checkpoint_cells true",
-            "--retrain.network.init_channels 2",
+            "retrain.micro_batch: 8",
+            "retrain.batch_size: 8",
+            "retrain.checkpoint_cells: true",
+            "retrain.network.init_channels: 2",
         ],
     )
     assert binas(*retrain, "--overwrite", "--micro-batch", "8")[0] == 0

@@ -232,7 +232,7 @@ def test_a_missing_layer_is_told_with_the_nearest(here: Path, binas: Runner) -> 
     assert status == 2 and not (here / "runs").exists()
     for words in ("lat.yaml: lacks the layer", f"'{FIRST}'", f"'{near}'", "tools/latency_table.py RECIPE"):
         assert words in error, error
-    genome = error.partition("--genome ")[2].split()[0]
+    genome = error.partition("layers of genome ")[2].split()[0]
     (here / "lat.yaml").unlink()
     assert tool("--genomes", "0", "--genome", genome) == 0
     assert FIRST in {entry.layer for entry in LatencyTable.read(here / "lat.yaml").entries}

@@ -81,7 +81,7 @@ def test_resume_is_recorded(tmp_path: Path) -> None:
 
 def test_an_existing_folder_is_an_error(tmp_path: Path) -> None:
     make(tmp_path / "a")
-    with pytest.raises(UserError, match=r"a: exists already; .*--resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"a: exists already; resume it, overwrite it"):
         RunFolder.create(tmp_path / "a", "search")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):

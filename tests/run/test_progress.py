@@ -1,5 +1,6 @@
 """Bars on a terminal, plain lines elsewhere; durations in words; a loss that is no number."""
 
+import logging
 import math
 import os
 import pty
@@ -9,14 +10,21 @@ import termios
 
 import pytest
 
+from binas.cli.terminal import shown
+from binas.engine.memory import Footprint, Forecast, announce
 from binas.errors import UserError
 from binas.run.nan import check_finite
-from binas.run.progress import Stopwatch, eta, progress, say
+from binas.run.progress import Stopwatch, eta, progress, room_logger, say, shown_by, warn
 
-PROGRAM = """
+LIBRARY = """
 from binas.run.progress import progress, say
 for number in progress(iter(range(3)), "counting", total=3):
     say(f"line {number}")
+"""
+PROGRAM = f"""
+from binas.cli.terminal import shown
+with shown():
+    exec({LIBRARY!r})
 """
 
 
@@ -41,6 +49,12 @@ def test_eta(seconds: float, text: str) -> None:
     assert eta(seconds) == text
 
 
+def test_the_library_prints_nothing() -> None:
+    """Its lines are records of logging, and a program that sets nothing up sees none of them."""
+    done = subprocess.run([sys.executable, "-c", LIBRARY], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_without_a_terminal_only_lines() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout == "line 0\nline 1\nline 2\n"
@@ -60,10 +74,38 @@ def test_on_a_terminal_a_bar_and_whole_lines() -> None:
     assert b"/3" in shown
 
 
-def test_progress_yields_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress([1, 2, 3], "x")) == [1, 2, 3]
-    say("done")
-    assert capsys.readouterr() == ("done\n", "")
+def test_progress_yields_everything_and_is_told() -> None:
+    seen: list[tuple[str, int, int | None]] = []
+    assert list(progress([1, 2, 3], "before")) == [1, 2, 3]
+    with shown_by(lambda description, done, total, figures: seen.append((description, done, total))):
+        assert list(progress([1, 2], "a")) == [1, 2]
+        with shown_by(None):
+            assert list(progress(iter([1]), "b")) == [1]
+    assert list(progress([1], "after")) == [1]
+    assert seen == [("a", 0, 2), ("a", 1, 2), ("a", 2, 2), ("b", 0, None), ("b", 1, None)]
+
+
+def test_a_line_is_a_record_of_its_room(caplog: pytest.LogCaptureFixture) -> None:
+    footprint = Footprint(constant=5, per_image=1)
+    announce(Forecast(footprint, images=4, optimizers=0, in_use=0, available=1), list)
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("binas.engine", "INFO"),
+        ("binas.engine", "WARNING"),
+    ]
+    assert caplog.records[0].filename == "memory.py"
+    assert room_logger("binas.search.strategies.base").name == "binas.search"
+    assert room_logger("__main__").name == room_logger("tests.run").name == "binas"
+
+
+def test_a_command_leaves_logging_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("binas")
+    before = logger.level, list(logger.handlers)
+    with shown():
+        say("told")
+        warn("take care")
+        logging.getLogger("binas").debug("not shown")
+    assert (logger.level, logger.handlers) == before
+    assert capsys.readouterr().out == "told\nwarning: take care\n"
 
 
 def test_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_switched_off_is_raw() -> None:
 
 
 def test_transitions_carry_weights_and_statistics_and_reset_the_optimizer(
-    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stages: list[dict[str, Any]] = [
         {"name": "real_weights", "epochs": 1, "binarize_weights": False},
@@ -121,7 +121,7 @@ def test_transitions_carry_weights_and_statistics_and_reset_the_optimizer(
     assert [type(optimizer).__name__ for optimizer in optimizers] == ["Adam", "SGD"]
     tracked = [name for name in entered[1] if name.endswith("num_batches_tracked")]
     assert tracked and all(int(entered[0][name]) == 0 < int(entered[1][name]) for name in tracked)
-    output = capsys.readouterr().out
+    output = caplog.text
     assert "stage 1/2 'real_weights': binary activations, real weights; carried over: nothing" in output
     assert (
         "stage 2/2 'binary': binary activations, binary weights; carried over: weights and batch-norm"
@@ -170,7 +170,7 @@ def test_strict_loading_refuses_another_network(data: Data, tmp_path: Path) -> N
 
 
 def test_a_stage_starts_from_a_real_valued_checkpoint(
-    data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = {"name": "real", "epochs": 2, "binarize_activations": False, "binarize_weights": False}
     run(retraining(data, real), tmp_path / "real")
@@ -179,7 +179,7 @@ def test_a_stage_starts_from_a_real_valued_checkpoint(
     work._enter(work.stages[0])
     saved = load_checkpoint(path, "retrain").state["model"]
     assert all(torch.equal(saved[name], value) for name, value in work.network.state_dict().items())
-    assert f"carried over: weights and batch-norm statistics of {path}" in capsys.readouterr().out
+    assert f"carried over: weights and batch-norm statistics of {path}" in caplog.text
 
 
 def test_until_plateau_ends_a_stage_early(

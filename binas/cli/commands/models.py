@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from binas.cli.arguments import Arguments, plugins
 from binas.cli.session import Overrides
@@ -23,9 +25,39 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas models"""
-    from binas.models.listing import model_lines, model_rows
+    from binas.models.listing import model_rows
 
     load_plugins(options.plugins, REGISTRIES)
     names = [options.name] if options.name else list(MODELS)
-    print(json.dumps(model_rows(names)) if options.json else "\n".join(model_lines(names)))
+    rows = model_rows(names)
+    print(json.dumps(rows) if options.json else "\n".join(model_lines(rows)))
     return 0
+
+
+def model_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each network; for a single one also its summary, binarization and options."""
+    width = max(len(row["name"]) for row in rows)
+    if len(rows) > 1:
+        return [f"{row['name']:<{width}}  {row['paper']}{_origin(row)}" for row in rows]
+    (row,) = rows
+    parts = (f"{part} {row['binarization'][part]['name']}" for part in ("activation", "weight"))
+    options = [
+        f"  --model.{key}{_default(option['default'])}\n        {option['help']}".rstrip()
+        for key, option in row["options"].items()
+    ]
+    return [
+        f"{row['name']}: {row['paper']}{_origin(row)}",
+        row["summary"],
+        f"binarization: {', '.join(parts)}",
+        *options,
+    ]
+
+
+def _origin(row: Mapping[str, Any]) -> str:
+    return f" [{row['from']}]" if row["from"] else ""
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f" (default: {len(value)} of them, told by --json)"
+    return "" if value == "" else f" (default: {value})"

@@ -93,7 +93,8 @@ def _check_own_operations(recipe: Recipe) -> None:
             except UserError as error:
                 raise UserError(
                     f"operation '{name}' of {Path(OPS.origin(name)).name}: {error}"
-                    "; binas ops check tells more"
+                    "; binas ops check tells more",
+                    hint=error.hint,
                 ) from error
 
 

@@ -29,4 +29,8 @@ def run(options: Namespace, overrides: Overrides) -> int:
 
     plugins = load_plugins(options.plugins, REGISTRIES)
     print(squeeze_file(Path(options.checkpoint), options.init_channels, Path(options.output), plugins))
+    print(
+        f"next: binas retrain with --retrain.network.init_channels {options.init_channels} and"
+        f" --retrain.stages.0.initial_checkpoint {options.output}"
+    )
     return 0

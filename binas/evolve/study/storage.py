@@ -60,8 +60,9 @@ def open_storage(where: str | Path, study: str) -> SharedStorage:
         return _postgresql(text, study)
     if scheme:
         raise UserError(
-            f"--storage {without_password(text)}: '{scheme}' is not known; give the path of a file for the"
-            " workers of one machine, or postgresql://user:password@host/database"
+            f"storage {without_password(text)}: '{scheme}' is not known; give the path of a file for the"
+            " workers of one machine, or postgresql://user:password@host/database",
+            hint="storage",
         )
     return _journal(Path(text))
 
@@ -122,7 +123,7 @@ def _journal(path: Path) -> SharedStorage:
             raise cannot_write(path, error) from None
         except (ValueError, KeyError, TypeError, AssertionError):
             raise UserError(
-                f"--storage {path}: is not a journal of binas evolve; name another file"
+                f"storage {path}: is not a journal of an evolution; name another file", hint="storage"
             ) from None
     return SharedStorage(storage, lock, str(path))
 
@@ -143,7 +144,7 @@ def _postgresql(url: str, study: str) -> SharedStorage:
         import psycopg
     except ImportError:
         raise UserError(
-            "--storage postgresql://…: needs the package psycopg; install it: pip install 'binas[postgresql]'"
+            "storage postgresql://…: needs the package psycopg; install it: pip install 'binas[postgresql]'"
         ) from None
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
@@ -153,7 +154,7 @@ def _postgresql(url: str, study: str) -> SharedStorage:
 
     def refused(error: Exception) -> UserError:
         reason = " ".join(str(getattr(error, "orig", error)).split())
-        return UserError(f"--storage {words}: cannot be used: {reason}; check server, database and password")
+        return UserError(f"storage {words}: cannot be used: {reason}; check server, database and password")
 
     @contextmanager
     def lock() -> Iterator[None]:

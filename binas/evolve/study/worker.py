@@ -53,7 +53,8 @@ def join_study(
         key = first_difference(begun, settings)
         raise UserError(
             f"study '{name}' in {shared.words} was begun with other settings: {key} differs; give the same"
-            " recipe, or another --study NAME"
+            " recipe, or name another study",
+            hint="study",
         )
     return study
 
