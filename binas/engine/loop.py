@@ -1,21 +1,23 @@
-"""The one loop over batches, for search and retraining: averages, rate, and the check for NaN."""
+"""The one epoch of every training, and the loop over batches under it: averages, rate, checks for NaN."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from binas.data.batches import Batches
+from binas.engine.data_parallel import settle
 from binas.run.distributed import num_ranks, rank, total
 from binas.run.nan import check_finite
 from binas.run.progress import Stopwatch, progress
 
 B = TypeVar("B")
+B_contra = TypeVar("B_contra", contravariant=True)
 CHECK_INTERVAL = 50
 """Steps between two looks at the loss; each look waits for the device."""
 EVALUATION_BATCH_SIZE = 256
@@ -35,6 +37,46 @@ class EpochResult:
     means: dict[str, float]
     images_per_second: float
     seconds: float
+
+
+class Step(Protocol[B_contra]):
+    """What an epoch hands its batches to; the trainings differ in it alone.
+
+    `train_epoch` puts `trained` into training mode, calls `step` once for each batch in order, then makes the
+    buffers of `trained` the same on all ranks and looks whether everything in them is a finite number.
+    """
+
+    @property
+    def trained(self) -> Sequence[nn.Module]:
+        """What the steps change; of the first one all ranks must have the same state afterwards."""
+
+    def step(self, batch: B_contra) -> tuple[int, Mapping[str, Tensor]]:
+        """One batch: its number of images, and scalars by name, means over the batch, see `run_epoch`."""
+
+
+def train_epoch(
+    step: Step[B],
+    batches: Iterable[B],
+    num_batches: int,
+    description: str,
+    check_interval: int = CHECK_INTERVAL,
+) -> EpochResult:
+    """Trains for an epoch: of a search, a retraining, a candidate, or a network that candidates share.
+
+    Args:
+        step: what is done with a batch.
+        description: of the work, for the progress bar and for errors.
+        check_interval: steps between two looks at the values.
+    Raises:
+        UserError: a loss, a weight or a statistic is not finite.
+    """
+    for module in step.trained:
+        module.train()
+    result = run_epoch(batches, num_batches, step.step, description, check_interval)
+    settle(*step.trained)
+    for module in step.trained:
+        check_weights(module, description)
+    return result
 
 
 def run_epoch(

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from binas.config import Config, merged
+from binas.engine.acceleration import Acceleration
+from binas.engine.micro_batch import MicroBatch
 from binas.engine.optimizer import OptimizerConfig
 from binas.models.mobilenet_v2 import Bits
 from binas.train.stage import RetrainConfig, StageConfig
@@ -148,6 +150,9 @@ class SharedConfig(Config):
     """Which genes vary when, in place of the stage's epochs; none: all genes, all the time."""
     batch_size: int = Field(64, ge=1)
     """Images in a step."""
+    micro_batch: MicroBatch = None
+    """Images computed at a time, gradients adding up, all of one part; null: the whole batch."""
+    acceleration: Acceleration = Acceleration()
     calibration_batches: int = Field(8, ge=1)
     """Batches from which a candidate's batch-norm statistics are taken anew before it is evaluated."""
     checkpoint: Path | None = None
@@ -244,6 +249,12 @@ class EvolveConfig(Config):
         for key in ("network", "drop_path", "auxiliary_weight", "checkpoint_cells"):
             if getattr(value, key):
                 raise ValueError(f"{key}: a candidate's short training has none; leave it out")
+        for key in ("keep", "validation_fraction", "validation_images", "log_positive_share"):
+            if getattr(value, key) != RetrainConfig.model_fields[key].default:
+                raise ValueError(
+                    f"{key}: a candidate's short training ends with its last epoch and is judged on the"
+                    " search-validation split (data.search_validation_fraction); leave it out"
+                )
         if value.micro_batch == "auto":
             raise ValueError("micro_batch: give a number; a candidate's short training measures no memory")
         return value
@@ -251,9 +262,19 @@ class EvolveConfig(Config):
     @field_validator("shared")
     @classmethod
     def _what_a_shared_network_knows(cls, value: SharedConfig) -> SharedConfig:
-        for key in ("teacher", "initial_checkpoint", "hashing", "until_plateau", "compactness"):
+        for key in (
+            "teacher",
+            "initial_checkpoint",
+            "hashing",
+            "until_plateau",
+            "compactness",
+            "layerwise",
+            "portions",
+        ):
             if getattr(value.stage, key) is not None:
                 raise ValueError(f"stage.{key}: a shared network's training has none")
+        if value.micro_batch == "auto":
+            raise ValueError("micro_batch: give a number; a shared network's training measures no memory")
         if value.stage.optimizer.name == "bop":
             raise ValueError("stage.optimizer: bop flips whole layers; name another one")
         return value

@@ -17,8 +17,8 @@ from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.image_set import Images
 from binas.data.opening import Data
-from binas.engine.data_parallel import check_replicas, settle
-from binas.engine.loop import check_weights, run_epoch
+from binas.engine.data_parallel import check_replicas
+from binas.engine.loop import train_epoch
 from binas.engine.memory import memory_guard, report_peak
 from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import set_learning_rate
@@ -211,19 +211,15 @@ class Search:
             ),
         )
         stepper = _Stepper(step, phase, self.config, epoch, len(self.train_batches))
-        state.supernet.train()
         set_progress(state.supernet, epoch / total)
         description = f"{phase.name} epoch {epoch + 1}/{total}"
-        result = run_epoch(
+        result = train_epoch(
+            stepper,
             self._batches(epoch, phase),
             len(self.train_batches),
-            stepper.step,
             description,
             self.config.acceleration.check_interval,
         )
-        settle(state.supernet)
-        for trained in (state.supernet, state.alphas):
-            check_weights(trained, description)
         watch.add()
         state.epoch += 1
         with torch.no_grad():
@@ -314,6 +310,7 @@ class _Stepper:
         self, bilevel: BilevelStep, phase: Phase, config: SearchConfig, epoch: int, steps_per_epoch: int
     ) -> None:
         self.bilevel, self.phase, self.config = bilevel, phase, config
+        self.trained = (bilevel.supernet, bilevel.alphas)
         self.done = epoch * steps_per_epoch
         self.total = config.num_epochs() * steps_per_epoch
         self.learning_rate = 0.0

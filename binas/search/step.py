@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ from binas.arch.supernet import Supernet
 from binas.binarize import after_optimizer_step
 from binas.engine.acceleration import MixedPrecision
 from binas.engine.batch_norm import frozen_running_statistics
-from binas.engine.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
-from binas.engine.data_parallel import average_gradients
+from binas.engine.capture import capture_choice
 from binas.engine.loop import accuracy
-from binas.engine.micro_batch import Batch, backward_in_parts
+from binas.engine.micro_batch import Batch
 from binas.engine.sync_batch_norm import waits_for_ranks
+from binas.engine.update import Update
 from binas.run.seeds import generator
 from binas.search.config import SearchConfig
 from binas.search.relaxation import EdgeMix, Relaxation, draw_paths, single_path
@@ -85,9 +86,25 @@ class BilevelStep:
         self.options = options or StepOptions()
         self._counts = {"alpha": 0, "weight": 0}
         self._paths: Mapping[str, list[int]] | None = None
-        self._alpha_forward: Forward = self.alpha_forward
-        self._weight_forward: Forward = self.weight_forward
-        self._alpha_backward, self._weight_backward = self._captured()
+        capture = self._capture()
+        self._alpha_update = Update(
+            self.alpha_forward,
+            alpha_optimizer,
+            [supernet],
+            self.options.alpha_precision,
+            self.options.micro_batch,
+            capture,
+        )
+        self._weight_update = Update(
+            self.weight_forward,
+            weight_optimizer,
+            [supernet],
+            self.options.weight_precision,
+            self.options.micro_batch,
+            capture,
+            supernet.parameters,
+            config.clip_grad_norm,
+        )
 
     def alpha_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the alphas on a batch of the search-validation split, the weights frozen.
@@ -95,22 +112,13 @@ class BilevelStep:
         loss = CE(logits) − diversity · mean entropy
         """
         self._draw("alpha")
-        self.alpha_optimizer.zero_grad(set_to_none=True)
         with frozen(self.supernet), self._statistics():
-            values = self._alpha_backward(batch)
-        average_gradients(self.alpha_optimizer)
-        self.options.alpha_precision.step(self.alpha_optimizer)
-        return values
+            return dict(self._alpha_update(batch))
 
     def weight_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the weights on a batch of the train split, the alphas fixed."""
         self._draw("weight")
-        self.weight_optimizer.zero_grad(set_to_none=True)
-        values = self._weight_backward(batch)
-        average_gradients(self.weight_optimizer)
-        self.options.weight_precision.step(
-            self.weight_optimizer, self.supernet.parameters(), self.config.clip_grad_norm
-        )
+        values = dict(self._weight_update(batch))
         after_optimizer_step(self.supernet)
         return values
 
@@ -119,10 +127,10 @@ class BilevelStep:
         if trains != "weights":
             self._draw("alpha")
             with frozen(self.supernet), self._statistics():
-                self._run_alpha_backward(batch)
+                self._alpha_update.backward(batch)
         if trains != "alphas":
             self._draw("weight")
-            self._run_weight_backward(batch)
+            self._weight_update.backward(batch)
 
     def alpha_forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the alphas on a batch, and what is reported of it."""
@@ -168,7 +176,7 @@ class BilevelStep:
             return nullcontext()
         return frozen_running_statistics(self.supernet)
 
-    def _captured(self) -> tuple[Backward, Backward]:
+    def _capture(self) -> Literal["off", "cuda_graphs", "compile"]:
         obstacle = None
         if self.options.relaxation != "softmax":
             obstacle = "a single path is another program in each step"
@@ -177,29 +185,7 @@ class BilevelStep:
         elif waits_for_ranks(self.supernet):
             obstacle = "batch-norm waits for other ranks (distributed.sync_batch_norm)"
         device = next(self.supernet.parameters()).device
-        choice = capture_choice(self.config.acceleration.capture, device, obstacle)
-        if choice == "compile":
-            self._alpha_forward = compiled(self.alpha_forward)
-            self._weight_forward = compiled(self.weight_forward)
-        if choice != "cuda_graphs":
-            return self._run_alpha_backward, self._run_weight_backward
-        alphas, weights = (
-            [p for p in module.parameters() if p.requires_grad] for module in (self.alphas, self.supernet)
-        )
-        return (
-            GraphedBackward(self._run_alpha_backward, self.supernet, alphas),
-            GraphedBackward(self._run_weight_backward, self.supernet, weights),
-        )
-
-    def _run_alpha_backward(self, batch: Batch) -> dict[str, Tensor]:
-        return backward_in_parts(
-            batch, self.options.micro_batch, self._alpha_forward, self.options.alpha_precision.scale
-        )
-
-    def _run_weight_backward(self, batch: Batch) -> dict[str, Tensor]:
-        return backward_in_parts(
-            batch, self.options.micro_batch, self._weight_forward, self.options.weight_precision.scale
-        )
+        return capture_choice(self.config.acceleration.capture, device, obstacle)
 
 
 def diversity_weight(weight: float, tau: float, epoch: int) -> float:

@@ -23,8 +23,8 @@ from binas.binarize import binary_weights, restart_weight_binarizers, set_progre
 from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.opening import Data
-from binas.engine.data_parallel import check_replicas, settle, take_from_first
-from binas.engine.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
+from binas.engine.data_parallel import check_replicas, take_from_first
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
 from binas.engine.memory import Forecast, memory_guard, report_peak
 from binas.engine.scaling import rate_values, rate_words
 from binas.engine.sync_batch_norm import synchronise
@@ -224,7 +224,6 @@ class Retraining:
         position = self.position
         assert self.optimizer is not None and self.objective is not None
         seed_everything(self.seed, "retrain", stage.name, position.epoch)
-        self.network.train()
         set_progress(self.network, position.epoch / stage.epochs)
         before = binary_weights(self.network)
         binary = stage.begin_epoch(self.network, position.epoch)
@@ -243,15 +242,13 @@ class Retraining:
             self.precision,
         )
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
-        result = run_epoch(
+        result = train_epoch(
+            stepper,
             self.train_batches.epoch(order),
             len(self.train_batches),
-            stepper.step,
             description,
             self.config.acceleration.check_interval,
         )
-        settle(self.network, self.objective.trained)
-        check_weights(self.network, description)
         check_replicas(self.network, f"{description}: the weights")
         values = {f"train_{name}": value for name, value in result.means.items()}
         flips = flip_ratio(codes, weight_codes(self.network))

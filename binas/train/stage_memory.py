@@ -112,7 +112,7 @@ class StageMemory:
         if isinstance(self.network, Trunk):
             self.network.checkpoint_cells = checkpoint_cells
         try:
-            yield stepper.backward, modules
+            yield stepper.update.backward, modules
         finally:
             if isinstance(self.network, Trunk):
                 self.network.checkpoint_cells = before

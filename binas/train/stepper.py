@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from binas.arch.network import Network
 from binas.binarize import ActivationBinarizer, WeightBinarizer, after_optimizer_step, set_progress
 from binas.engine.acceleration import MixedPrecision
-from binas.engine.capture import Backward, Forward, GraphedBackward, capture_choice, compiled
-from binas.engine.data_parallel import average_gradients
+from binas.engine.capture import capture_choice
 from binas.engine.loop import accuracy
-from binas.engine.micro_batch import Batch, backward_in_parts
+from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import set_learning_rate
 from binas.engine.sync_batch_norm import waits_for_ranks
+from binas.engine.update import Update
 from binas.train.objective import Objective
 from binas.train.stage import RetrainConfig, StageConfig
 
@@ -48,12 +48,22 @@ class Stepper:
     ) -> None:
         self.objective = objective or Objective(stage, network, int(getattr(network, "num_classes", 0)))
         self.network, self.optimizer, self.stage, self.config = network, optimizer, stage, config
-        self.micro_batch, self.precision = micro_batch, precision or MixedPrecision()
+        self.precision = precision or MixedPrecision()
+        self.trained = (network, self.objective.trained)
         self.done = epoch * steps_per_epoch
         self.total = stage.epochs * steps_per_epoch
         self.learning_rate = 0.0
-        self._forward: Forward = self.forward
-        self._backward = self._captured()
+        device = next(network.parameters()).device
+        self.update = Update(
+            self.forward,
+            optimizer,
+            self.trained,
+            self.precision,
+            micro_batch,
+            capture_choice(config.acceleration.capture, device, self._obstacle()),
+            network.parameters,
+            stage.clip_grad_norm,
+        )
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
         """One update; gives the number of images and what is reported."""
@@ -63,10 +73,7 @@ class Stepper:
         set_progress(self.network, progress)
         if isinstance(self.network, Network):
             self.network.drop_rate = self.config.drop_path * progress
-        self.optimizer.zero_grad(set_to_none=True)
-        values = self._backward(batch)
-        average_gradients(self.optimizer)
-        self.precision.step(self.optimizer, self.network.parameters(), self.stage.clip_grad_norm)
+        values = self.update(batch)
         after_optimizer_step(self.network, self.stage.weight_clipping)
         self.done += 1
         return len(batch[1]), values
@@ -85,25 +92,11 @@ class Stepper:
             loss = loss + self.config.auxiliary_weight * its_loss
         return loss, values
 
-    def backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Adds the gradient of a batch to what is there."""
-        return backward_in_parts(batch, self.micro_batch, self._forward, self.precision.scale)
-
-    def _captured(self) -> Backward:
-        device = next(self.network.parameters()).device
-        choice = capture_choice(self.config.acceleration.capture, device, self._obstacle())
-        if choice == "compile":
-            self._forward = compiled(self.forward)
-        if choice != "cuda_graphs":
-            return self.backward
-        modules = nn.ModuleList([self.network, self.objective.trained])
-        return GraphedBackward(self.backward, modules, [p for p in modules.parameters() if p.requires_grad])
-
     def _obstacle(self) -> str | None:
         """Why a step is not the same program each time."""
         if self.config.checkpoint_cells:
             return "cells are computed twice (retrain.checkpoint_cells)"
-        if waits_for_ranks(nn.ModuleList([self.network, self.objective.trained])):
+        if waits_for_ranks(nn.ModuleList(self.trained)):
             return "a step waits for other ranks (distributed.sync_batch_norm)"
         if self.config.drop_path:
             return "the rate of drop-path moves with every step"

@@ -282,7 +282,7 @@ def test_interrupted_by_the_keyboard(tiny: Path, monkeypatch: pytest.MonkeyPatch
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("binas.search.search.run_epoch", stop)
+    monkeypatch.setattr("binas.search.search.train_epoch", stop)
     status, _, error = binas("search", "tiny.yaml")
     assert status == 130 and "--resume" in error
     monkeypatch.undo()

@@ -41,7 +41,9 @@ def space(**more: Any) -> Any:
     return load_space({"base": "binas", "operations": OPERATIONS, "num_nodes": 2, "supernet": SMALL} | more)
 
 
-def state_and_step(device: str = "cpu", **more: Any) -> tuple[SearchState, BilevelStep]:
+def state_and_step(
+    device: str = "cpu", micro_batch: int | None = None, **more: Any
+) -> tuple[SearchState, BilevelStep]:
     settings = build(SearchConfig, {"phases": [{"epochs": 1}], **more}, "test")
     state = Builder(space(), settings, 3, 10, 0, CPU).fresh()
     if device != "cpu":
@@ -57,7 +59,11 @@ def state_and_step(device: str = "cpu", **more: Any) -> tuple[SearchState, Bilev
         settings,
         FLAT,
         1.0,
-        StepOptions(weight_precision=state.weight_precision, alpha_precision=state.alpha_precision),
+        StepOptions(
+            micro_batch=micro_batch,
+            weight_precision=state.weight_precision,
+            alpha_precision=state.alpha_precision,
+        ),
     )
     return state, step
 
@@ -235,8 +241,7 @@ def without_cpu_paths(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_search_step_never_waits(micro_batch: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device `meta`, which has no numbers to give: whatever reads one, or copies, is refused."""
     without_cpu_paths(monkeypatch)
-    _, step = state_and_step("meta", clip_grad_norm=5.0)
-    step.options.micro_batch = micro_batch
+    _, step = state_and_step("meta", micro_batch, clip_grad_norm=5.0)
     given = batch("meta")
     step.alpha_step(given), step.weight_step(given)  # optimizers make their state
     with NoWaiting() as watch:

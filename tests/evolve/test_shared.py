@@ -17,6 +17,7 @@ from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
+from binas.evolve.evaluators.identity import is_samples_identity, is_shared_identity, samples_identity
 from binas.evolve.evaluators.part import conv_part, part_of
 from binas.evolve.evaluators.shared import SharedNetwork
 from binas.evolve.problems.opening import open_problem
@@ -187,6 +188,58 @@ def test_training_the_shared_network_helps_its_parts_and_goes_on_where_it_was(
         assert torch.equal(tensor, again.network.state_dict()[key]), key
 
 
+def test_settings_of_the_one_epoch_work_for_a_shared_network(data: Data, tmp_path: Path) -> None:
+    """Those that once were read by retraining alone: regularizers, 16-bit arithmetic, micro-batches."""
+
+    def trained(name: str, stage: dict[str, Any], **more: Any) -> nn.Module:
+        changes = {
+            "stage": {"epochs": 1, "optimizer": {"learning_rate": 0.02}, **stage},
+            "batch_size": 9,
+            **more,
+        }
+        problem, config = problem_of("vgg", data, shared=changes)
+        shared = SharedNetwork(problem, config.shared, data, 0, torch.device("cpu"), tmp_path / name)
+        shared.train()
+        return shared.network
+
+    def distance(network: nn.Module) -> float:
+        weights = [m.weight for m in network.modules() if isinstance(m, BinaryConv2d)]
+        return sum(float((weight.detach().abs() - 0.5).abs().sum()) for weight in weights)
+
+    def scales(network: nn.Module) -> float:
+        return sum(
+            float(m.weight.detach().abs().sum()) for m in network.modules() if isinstance(m, nn.BatchNorm2d)
+        )
+
+    plain = trained("plain.pt", {})
+    regularized = trained("regularized.pt", {"weight_regularizer": {"weight": 1.0, "scale": 0.5}})
+    assert distance(regularized) < 0.99 * distance(plain)
+    assert scales(trained("sparse.pt", {"batch_norm_sparsity": 10.0})) < 0.99 * scales(plain)
+    for name, more in (
+        ("half", {"acceleration": {"mixed_precision": "bfloat16"}}),
+        ("parts", {"micro_batch": 4}),
+    ):
+        other = trained(f"{name}.pt", {}, **more)
+        pairs = list(zip(plain.parameters(), other.parameters(), strict=True))
+        assert any(not torch.equal(a, b) for a, b in pairs), name
+        assert all(torch.allclose(a, b, atol=0.5) for a, b in pairs), name
+
+
+def test_files_of_a_version_without_later_settings_are_ones_own(data: Data, tmp_path: Path) -> None:
+    problem, config = problem_of("cells", data, shared={"stage": {"epochs": 1}})
+    network = SharedNetwork(problem, config.shared, data, 0, torch.device("cpu"), tmp_path / "n.pt")
+    own = network.identity()
+    older = {**own, "config": {**own["config"]}}
+    del older["config"]["micro_batch"], older["config"]["acceleration"]
+    assert is_shared_identity(older, own)
+    older["config"]["micro_batch"] = 3
+    assert not is_shared_identity(older, own) and not is_shared_identity(["damaged"], own)
+    samples = samples_identity(own, 8, config.training, config.joint)
+    older["config"]["micro_batch"] = None
+    assert is_samples_identity(samples_identity(older, 8, config.training, config.joint), samples)
+    assert not is_samples_identity(samples_identity(older, 9, config.training, config.joint), samples)
+
+
 def test_a_shared_network_of_another_seed_is_told(data: Data, tmp_path: Path) -> None:
     problem, config = problem_of("vgg", data, shared={"stage": {"epochs": 1}})
     for seed in (0, 1):
@@ -203,6 +256,13 @@ def test_settings_that_would_not_be_used_are_refused() -> None:
         ({"training": {"stages": [{"name": "a", "until_plateau": 3}]}}, "stages.0.until_plateau"),
         ({"training": {"drop_path": 0.1}}, "drop_path"),
         ({"training": {"micro_batch": "auto"}}, "micro_batch"),
+        ({"training": {"keep": "best"}}, "keep: a candidate's short training"),
+        ({"training": {"validation_fraction": 0.2}}, "validation_fraction: a candidate's short training"),
+        ({"training": {"validation_images": "last"}}, "validation_images: a candidate's short training"),
+        ({"training": {"log_positive_share": True}}, "log_positive_share: a candidate's short training"),
+        ({"shared": {"micro_batch": "auto"}}, "micro_batch: give a number"),
+        ({"shared": {"stage": {"layerwise": {}}}}, "stage.layerwise: a shared network"),
+        ({"shared": {"stage": {"portions": {}}}}, "stage.portions: a shared network"),
         ({"shared": {"stage": {"optimizer": {"name": "bop"}}}}, "bop"),
         ({"width": {"ratios": [2, 1]}}, "ascending"),
         ({"groups": {"groups": [0, 1]}}, "ascending"),

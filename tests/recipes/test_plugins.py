@@ -183,7 +183,7 @@ def test_an_error_of_our_own_is_not_blamed_on_a_plugin(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("binas.search.search.run_epoch", broken)
+    monkeypatch.setattr("binas.search.search.train_epoch", broken)
     with pytest.raises(RuntimeError, match="ours"):
         binas("search", "tiny.yaml", "--plugins", "my_ops.py")
 

@@ -247,16 +247,16 @@ def scripted(work: Search, accuracies: list[float], monkeypatch: pytest.MonkeyPa
     """Epochs that move alphas by hand and measure the accuracies given."""
     import binas.search.search as module
 
-    real = module.run_epoch
+    real = module.train_epoch
 
-    def epoch(batches: Any, num_batches: int, step: Any, description: str, *more: Any) -> Any:
-        result = real(batches, num_batches, step, description, *more)
+    def epoch(step: Any, batches: Any, num_batches: int, description: str, *more: Any) -> Any:
+        result = real(step, batches, num_batches, description, *more)
         number = int(description.split("epoch ")[1].split("/")[0])
         if "validation_accuracy" in result.means:
             result.means["validation_accuracy"] = accuracies[number - 1]
         return result
 
-    monkeypatch.setattr(module, "run_epoch", epoch)
+    monkeypatch.setattr(module, "train_epoch", epoch)
 
 
 @pytest.mark.parametrize(("rule", "epoch"), [("last", 4), ("best_validation", 3)])

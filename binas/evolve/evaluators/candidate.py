@@ -11,7 +11,8 @@ from torch import nn
 from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.opening import Data
-from binas.engine.loop import EVALUATION_BATCH_SIZE, check_weights, evaluate, run_epoch
+from binas.engine.acceleration import Acceleration
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
 from binas.errors import UserError
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.problem import Problem, completed
@@ -58,7 +59,7 @@ class ShortTraining:
     ) -> None:
         self.problem, self.config, self.seed, self.device = problem, config, seed, device
         self.start = start
-        self.train = training_batches(data, config.batch_size, device, config)
+        self.train = training_batches(data, config.batch_size, device, config.acceleration)
         self.validation = validation_batches(data, device)
 
     def __call__(self, genome: Genome, number: int) -> Judgement:
@@ -84,7 +85,6 @@ class ShortTraining:
         for epoch in range(stage.epochs):
             purpose = ("candidate", number, stage.name, epoch)
             seed_everything(self.seed, *purpose)
-            network.train()
             set_progress(network, epoch / stage.epochs)
             stage.begin_epoch(network, epoch)
             stepper = Stepper(
@@ -92,13 +92,12 @@ class ShortTraining:
             )
             where = f"candidate {number}, {stage.name} epoch {epoch + 1}/{stage.epochs}"
             batches = self.train.epoch(derive_seed(self.seed, "order", *purpose))
-            run_epoch(batches, len(self.train), stepper.step, where, self.config.acceleration.check_interval)
-            check_weights(network, where)
+            train_epoch(stepper, batches, len(self.train), where, self.config.acceleration.check_interval)
         set_progress(network, 1.0)
 
 
 def training_batches(
-    data: Data, batch_size: int, device: torch.device, config: RetrainConfig | None = None
+    data: Data, batch_size: int, device: torch.device, acceleration: Acceleration
 ) -> Batches:
     """The train split, augmented; a last batch of a single image is left out: it has no statistics."""
     images = data.train()
@@ -110,7 +109,7 @@ def training_batches(
         data.std,
         data.config.augmentation,
         drop_last=len(images) % batch_size == 1 and len(images) > 1,
-        on_device="auto" if config is None else config.acceleration.data_on_device,
+        on_device=acceleration.data_on_device,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from binas.data.opening import Data
 from binas.evolve.config import EvolveConfig
 from binas.evolve.evaluators.candidate import Judgement, ShortTraining
+from binas.evolve.evaluators.identity import samples_identity
 from binas.evolve.evaluators.predictor import learned, transfer_report
 from binas.evolve.evaluators.sampling import SampleFile
 from binas.evolve.evaluators.shared import SharedNetwork
@@ -78,11 +79,9 @@ class PredictedAccuracy:
         folder: Path,
     ) -> None:
         own, self.tuning = config.predictor, tuning
-        identity = {
-            "shared": {**network.identity(), "calibration_batches": config.shared.calibration_batches},
-            "training": config.training.model_dump(mode="json"),
-            "joint": config.joint.model_dump(mode="json"),
-        }
+        identity = samples_identity(
+            network.identity(), config.shared.calibration_batches, config.training, config.joint
+        )
         self.samples = SampleFile(own.samples or folder / SAMPLES, problem, identity, seed)
         real = self.samples.drawn("real", own.real_samples, network.judge_as_shared)
         quantized = self.samples.drawn("quantized", own.quantized_samples, tuning)

@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from binas.config import read_text
 from binas.errors import UserError
 from binas.evolve.evaluators.candidate import Judgement
+from binas.evolve.evaluators.identity import Identity, is_samples_identity
 from binas.evolve.evaluators.predictor import Samples
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.joint import JointProblem
@@ -36,9 +37,9 @@ class SampleFile:
         seed: of the genomes.
     """
 
-    def __init__(self, file: Path, problem: JointProblem, identity: dict[str, Any], seed: int) -> None:
+    def __init__(self, file: Path, problem: JointProblem, identity: Identity, seed: int) -> None:
         self.file, self.problem, self.seed = file, problem, seed
-        self.identity = json.loads(json.dumps({"identity": identity}))
+        self.identity: Identity = json.loads(json.dumps(identity))
         self.lock = file.with_name(f"{file.name}.lock")
 
     def drawn(self, precision: Precision, count: int, measure: Measure) -> Samples:
@@ -97,11 +98,11 @@ class SampleFile:
         cut_torn_line(self.file)
         if not self.file.exists() or not self.file.stat().st_size:
             target = AppendedFile(self.file)
-            target.append(f"{json.dumps(self.identity)}\n".encode())
+            target.append(f"{json.dumps({'identity': self.identity})}\n".encode())
             target.close()
         head, *lines = read_text(self.file).splitlines()
         try:
-            identity, rows = json.loads(head), [json.loads(line) for line in lines]
+            identity, rows = json.loads(head)["identity"], [json.loads(line) for line in lines]
             known = {
                 (str(row["precision"]), tuple(map(int, row["genome"]))): Judgement(
                     float(row["accuracy"]), row["loss"], str(row["note"])
@@ -112,7 +113,7 @@ class SampleFile:
             raise UserError(
                 f"{self.file}: is damaged; remove it, and its samples are measured again"
             ) from None
-        if identity != self.identity:
+        if not is_samples_identity(identity, self.identity):
             raise UserError(
                 f"{self.file}: holds the samples of another recipe or seed; remove it, or name another file"
                 " by evolve.predictor.samples"

@@ -14,23 +14,22 @@ between them; a kind of genes varies over all of its choices at once; one part i
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from binas.binarize import after_optimizer_step, binary_convolutions, set_progress
+from binas.binarize import binary_convolutions, set_progress
 from binas.data.opening import Data
 from binas.engine.batch_norm import batch_norms
-from binas.engine.loop import accuracy, check_weights, evaluate, run_epoch
-from binas.engine.optimizer import set_learning_rate
+from binas.engine.loop import evaluate, train_epoch
 from binas.errors import UserError
 from binas.evolve.config import SharedConfig, SharedPhase
 from binas.evolve.evaluators.candidate import Judgement, training_batches, validation_batches
+from binas.evolve.evaluators.identity import Identity, is_shared_identity, shared_identity
 from binas.evolve.evaluators.part import assembled, part_of, tensors
+from binas.evolve.evaluators.shared_step import SharedStep
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.problem import Problem, structure_of
 from binas.evolve.study.storage import file_lock
@@ -40,7 +39,6 @@ from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.progress import say
 from binas.run.seeds import derive_seed, seed_everything
 from binas.train.model_file import ModelStructure
-from binas.train.parts.distillation import divergence
 from binas.train.stage import StageConfig
 
 KIND = "shared network"
@@ -82,7 +80,8 @@ class SharedNetwork:
         self.teacher: nn.Module | None = None
         self._blocks: dict[tuple[str, Hashable], nn.Module] = {}
         self._template: nn.Module | None = None
-        self.train_batches = training_batches(data, config.batch_size, device)
+        self.precision = config.acceleration.precision(device)
+        self.train_batches = training_batches(data, config.batch_size, device, config.acceleration)
         self.validation = validation_batches(data, device)
 
     def train(self) -> None:
@@ -107,6 +106,7 @@ class SharedNetwork:
                             "teacher": {} if self.teacher is None else self.teacher.state_dict(),
                             "optimizer": optimizer_state(optimizer, dict(self.network.named_parameters())),
                             "epoch": position,
+                            "precision": self.precision.state_dict(),
                         },
                     )
 
@@ -177,51 +177,35 @@ class SharedNetwork:
         return teacher.eval().requires_grad_(False)
 
     def _epoch(self, position: int, epoch: int, phase: SharedPhase, optimizer: torch.optim.Optimizer) -> None:
-        stage, purpose = self.stage, ("shared", position)
+        purpose = ("shared", position)
         seed_everything(self.seed, *purpose)
         generator = random.Random(derive_seed(self.seed, "drawn genomes", position))
         built: dict[Genome, nn.Module] = {}
-        steps, done = len(self.train_batches), epoch * len(self.train_batches)
-        self.network.train()
-        stage.begin_epoch(self.network, position)
 
-        def step(batch: tuple[Tensor, Tensor]) -> tuple[int, Mapping[str, Tensor]]:
-            nonlocal done
-            images, labels = batch
-            progress = done / (steps * phase.epochs)
-            factor = phase.learning_rate * stage.learning_rate.factor(progress)
-            set_learning_rate(optimizer, stage.optimizer.learning_rate * factor)
-            optimizer.zero_grad(set_to_none=True)
+        def draw() -> nn.Module:
             genome = drawn(self.problem, phase.varies, generator)
             if genome not in built:
                 built[genome] = self._empty(genome)
-            logits = self._logits(built[genome], images, progress)
-            loss = stage.loss(logits, labels)
-            if self.teacher is not None and phase.distillation:
-                with torch.no_grad():
-                    soft = self.teacher(images)
-                loss = loss + phase.distillation * divergence(logits, soft)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if stage.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), stage.clip_grad_norm)
-            optimizer.step()
-            after_optimizer_step(self.network, stage.weight_clipping)
-            done += 1
-            return len(labels), {"loss": loss.detach(), "accuracy": accuracy(logits.detach(), labels)}
+            return built[genome]
 
+        steps = len(self.train_batches)
+        step = SharedStep(
+            self.network,
+            optimizer,
+            draw,
+            self.stage,
+            self.config,
+            phase,
+            epoch,
+            steps,
+            self.teacher,
+            self.precision,
+        )
         where = f"shared network, {phase.name} epoch {epoch + 1}/{phase.epochs}"
-        order = derive_seed(self.seed, "order", *purpose)
-        result = run_epoch(self.train_batches.epoch(order), steps, step, where)
-        check_weights(self.network, where)
+        batches = self.train_batches.epoch(derive_seed(self.seed, "order", *purpose))
+        result = train_epoch(step, batches, steps, where, self.config.acceleration.check_interval)
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
         say(f"{where}: {shown}, {result.images_per_second:.0f} images/s")
-
-    def _logits(self, candidate: nn.Module, images: Tensor, progress: float) -> Tensor:
-        """What a candidate's part of the network says in training."""
-        set_progress(candidate, progress)
-        candidate.train()
-        logits: Tensor = functional_call(candidate, part_of(self.network, candidate), (images,), strict=True)
-        return logits
 
     def _take_statistics(self, candidate: nn.Module, number: int) -> None:
         """Batch-norm statistics of the train split, as plain averages over batches."""
@@ -240,23 +224,18 @@ class SharedNetwork:
         for norm, momentum in zip(norms, kept, strict=True):
             norm.momentum = momentum
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """What it is trained from, in plain types."""
         genes = [[gene.name, *map(str, gene.choices)] for gene in self.problem.space.genes]
         structure = self._structure(self.problem.largest())
-        return {
-            "genes": genes,
-            "seed": self.seed,
-            "config": self.config.model_dump(mode="json", exclude={"checkpoint", "calibration_batches"}),
-            "structure": structure.model_dump(mode="json"),
-        }
+        return shared_identity(genes, self.seed, self.config, structure)
 
     def _restore(self, optimizer: torch.optim.Optimizer) -> int:
         """How many epochs the file has behind it."""
         if not self.file.exists():
             return 0
         checkpoint = load_checkpoint(self.file, KIND)
-        if checkpoint.structure != self.identity():
+        if not is_shared_identity(checkpoint.structure, self.identity()):
             raise UserError(
                 f"{self.file}: is the shared network of another recipe or seed; name another file by"
                 " evolve.shared.checkpoint, or remove it"
@@ -266,6 +245,7 @@ class SharedNetwork:
             self.teacher = self._new_teacher()
             self.teacher.load_state_dict(checkpoint.state["teacher"])
         load_optimizer_state(optimizer, checkpoint.state["optimizer"], dict(self.network.named_parameters()))
+        self.precision.load_state_dict(checkpoint.state.get("precision"))
         done = int(checkpoint.state["epoch"])
         epochs = sum(phase.epochs for phase in self.phases)
         say(f"shared network: {done} of {epochs} epochs are done: {self.file}")
