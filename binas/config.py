@@ -7,21 +7,33 @@ scalars (`3e-4` is a number, `no` is a word), every key may be replaced by a dot
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from binas.errors import UserError
-from binas.registry import nearest
+from binas.registry import Registry, nearest
 
 ModelT = TypeVar("ModelT", bound="Config")
 
@@ -32,6 +44,154 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
+
+
+class NamedOptions(Config):
+    """A registered name and its options, flat beside it: `gumbel`, or `{name: gumbel, tau: 10}`.
+
+    In Python the entry itself is taken too: a class, a function, or an instance, which has its options
+    already. A subclass says in `registry` what its names stand for. Names and options are checked when the
+    entry is asked for, since a user's own file may be loaded after the settings are read.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    registry: ClassVar[Registry[Any]]
+    """What a name stands for."""
+    name: str
+    """Registered name."""
+    _given: Any = PrivateAttr(default=None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _any_spelling(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(value, str):
+            return handler({"name": value})
+        if isinstance(value, Mapping):
+            # an override inside a word, --key.tau 5 on `key: gumbel`, arrives as a change to a base
+            return handler(
+                {"name" if key == "base" and "name" not in value else key: v for key, v in value.items()}
+            )
+        if isinstance(value, NamedOptions) or not (callable(value) or hasattr(value, "__dict__")):
+            return handler(value)
+        registered = next((name for name in cls.registry if cls.registry[name] is value), None)
+        shown = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
+        found = handler({"name": registered or shown.__name__})
+        found._given = None if registered else value
+        return found
+
+    @model_serializer(mode="wrap")
+    def _word_without_options(self, handler: SerializerFunctionWrapHandler) -> Any:
+        return handler(self) if self.options else self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+    @property
+    def entry(self) -> Any:
+        """What the name stands for.
+
+        Raises:
+            UserError: nothing is registered by that name.
+        """
+        return self.registry[self.name] if self._given is None else self._given
+
+    def build(self, *arguments: Any) -> Any:
+        """The entry called with these arguments and the options; an instance that was given, as it is.
+
+        Raises:
+            UserError: the name or an option is unknown, or an option's value does not fit.
+        """
+        entry = self.entry
+        if not (isinstance(entry, type) or inspect.isroutine(entry)):
+            return entry
+        return call_named(self.registry.kind, self.name, entry, self.options, *arguments)
+
+    def check(self, num_arguments: int = 0) -> None:
+        """Raises a `UserError` where the name or an option is unknown, or a value does not fit."""
+        entry = self.entry
+        if isinstance(entry, type) or inspect.isroutine(entry):
+            checked_options(self.registry.kind, self.name, entry, self.options, num_arguments)
+
+
+def option_parameters(entry: Callable[..., Any], num_arguments: int = 0) -> dict[str, inspect.Parameter]:
+    """The options that an entry takes after its first arguments, by name, with their types resolved."""
+    parameters = list(inspect.signature(entry).parameters.values())
+    try:
+        hints = typing.get_type_hints(entry.__init__ if isinstance(entry, type) else entry)  # type: ignore[misc]
+    except (NameError, TypeError):  # a type that is imported for checkers only
+        hints = {}
+    return {
+        one.name: one.replace(annotation=hints.get(one.name, Any))
+        for one in parameters[num_arguments:]
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    }
+
+
+def checked_options(
+    kind: str,
+    name: str,
+    entry: Callable[..., Any],
+    options: Mapping[str, Any],
+    num_arguments: int = 0,
+    typed: bool = True,
+) -> dict[str, Any]:
+    """The options of an entry, each of the type that the entry's signature says.
+
+    Args:
+        kind, name: what the entry is, for errors.
+        num_arguments: its first parameters that are no options.
+        typed: False leaves the values to the entry, where it checks them itself.
+    Raises:
+        UserError: one is unknown, missing or does not fit.
+    """
+    known = option_parameters(entry, num_arguments)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(entry).parameters.values())
+    checked = {}
+    for option, value in options.items():
+        if option not in known and not takes_any:
+            raise UserError(f"{kind} '{name}': unknown option '{option}';{nearest(option, known)}")
+        try:
+            checked[option] = (
+                _of_type(known[option].annotation, value) if option in known and typed else value
+            )
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise UserError(f"{kind} '{name}': option '{option}': {message} (given: {value!r})") from None
+    missing = [one for one, p in known.items() if p.default is p.empty and one not in options]
+    if missing:
+        raise UserError(f"{kind} '{name}': option '{missing[0]}' is missing")
+    return checked
+
+
+def call_named(
+    kind: str,
+    name: str,
+    entry: Callable[..., Any],
+    options: Mapping[str, Any],
+    *arguments: Any,
+    typed: bool = True,
+) -> Any:
+    """The entry called with these arguments and its options, once they are checked; see `checked_options`."""
+    checked = checked_options(kind, name, entry, options, len(arguments), typed)
+    try:
+        return entry(*arguments, **checked)
+    except (TypeError, ValueError) as error:
+        shown = f" with options {dict(options)}" if options else ""
+        raise UserError(f"{kind} '{name}'{shown}: {error}") from error
+
+
+def _of_type(annotation: Any, value: Any) -> Any:
+    """The value as that type, by the rules of JSON: a list is a tuple, a word a path, no word a number."""
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        return adapter.validate_python(value)
+    checked = adapter.validate_json(text, strict=True)
+    return value if isinstance(value, int | float) else checked  # 2 stays 2 where messages show a number
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from binas.binarize.contract import (
     GradientQuantizer,
     WeightBinarizer,
 )
-from binas.config import Config
+from binas.config import Config, call_named
 from binas.errors import UserError
 from binas.registry import Registry, nearest
 
@@ -84,16 +83,6 @@ def _build(registry: Registry[Callable[..., B]], spec: BinarizerSpec, arguments:
         raise UserError(
             f"unknown {registry.kind} '{spec.name}';{nearest(spec.name, registry)}", hint="plugins"
         )
-    factory = registry[spec.name]
-    parameters = inspect.signature(factory).parameters
-    known = list(parameters)[len(arguments) :]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for option in spec.options:
-        if option not in known and not takes_any:
-            raise UserError(
-                f"{registry.kind} '{spec.name}': unknown option '{option}';{nearest(option, known)}"
-            )
-    try:
-        return factory(*arguments, **spec.options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{registry.kind} '{spec.name}' with options {spec.options}: {error}") from error
+    entry = registry[spec.name]
+    made: B = call_named(registry.kind, spec.name, entry, spec.options, *arguments, typed=False)
+    return made
