@@ -28,11 +28,14 @@ def discretize_cell(
     scores = _scores(probabilities, space)
     edges = _strongest(scores, space)
     limit = space.max_skips if kind == "normal" else None
-    while limit is not None and sum(edge.op == "skip" for edge in edges) > limit:
-        order = {pair: row for row, pair in enumerate(cell_edges(space.num_nodes))}
-        skips = [order[edge.node, edge.source] for edge in edges if edge.op == "skip"]
-        weakest = min(skips, key=lambda row: scores[row]["skip"])
-        del scores[weakest]["skip"]
+    if limit is None:
+        return edges
+    skips = space.skips()
+    order = {pair: row for row, pair in enumerate(cell_edges(space.num_nodes))}
+    while len(kept := [edge for edge in edges if edge.op in skips]) > limit:
+        rows = [(order[edge.node, edge.source], edge.op) for edge in kept]
+        row, op = min(rows, key=lambda place: scores[place[0]][place[1]])
+        del scores[row][op]
         edges = _strongest(scores, space)
     return edges
 

@@ -30,17 +30,15 @@ def random_genotype(
 
 def _random_cell(space: SearchSpace, generator: random.Random, kind: str) -> Sequence[Edge]:
     weights = [_weight(name, space) for name in space.operations]
+    most = space.max_skips if kind == "normal" else None
+    skips = frozenset() if most is None else space.skips()
     for _ in range(MAX_DRAWS):
         edges = []
         for node in range(2, 2 + space.num_nodes):
             sources = sorted(generator.sample(range(node), min(space.edges_per_node, node)))
             operations = generator.choices(space.operations, weights, k=len(sources))
             edges += [Edge(node, source, op) for source, op in zip(sources, operations, strict=True)]
-        too_many = (
-            kind == "normal"
-            and space.max_skips is not None
-            and sum(edge.op == "skip" for edge in edges) > space.max_skips
-        )
+        too_many = most is not None and sum(edge.op in skips for edge in edges) > most
         if not too_many and _reaches_output(edges):
             return edges
     raise UserError(f"search space '{space.name}': none of {MAX_DRAWS} random cells obeyed its limits")

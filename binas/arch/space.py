@@ -14,8 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from binas.binarize import Binarization, LayerRule
 from binas.config import Config, build, find_file, merged, read_mapping
 from binas.errors import UserError
-from binas.ops import NONLINEARITIES, OPS, OpContext
+from binas.ops import NONLINEARITIES, OPS, OpContext, operation_kind
+from binas.ops.contract import Kind
 from binas.ops.gating import GatingConfig
+from binas.ops.kind import is_skip
 from binas.registry import nearest
 
 
@@ -127,7 +129,7 @@ class SearchSpace(Config):
     grouping: Grouping = Grouping()
     zeroise: ZeroisePolicy = ZeroisePolicy()
     max_skips: int | None = Field(None, ge=0)
-    """At most so many skips in a normal cell; null: any number."""
+    """At most so many skips in a normal cell, operations that hand on their input; null: any number."""
     binarization: Binarization = Binarization()
     layers: tuple[LayerRule, ...] = ()
     """Rules that binarize some layers in another way, by path or type; the last that fits decides."""
@@ -159,6 +161,15 @@ class SearchSpace(Config):
                 f"{nearest(self.activation, NONLINEARITIES)}",
                 hint="plugins",
             )
+
+    def kind_of(self, operation: str) -> Kind:
+        """What an operation is made of where it is not strided, built as the supernet builds it."""
+        return operation_kind(operation, 1, self.supernet.init_channels, self.context(self.supernet))
+
+    def skips(self) -> frozenset[str]:
+        """The operations that hand on their input as it is: `skip`, or a user's own under another name."""
+        channels, context = self.supernet.init_channels, self.context(self.supernet)
+        return frozenset(name for name in self.operations if name in OPS and is_skip(name, channels, context))
 
     def registered_names(self) -> set[str]:
         """The names of operations, activation and binarizers that it uses, a user's own ones too."""

@@ -72,6 +72,8 @@ class BinaryConv2d(nn.Module):
 
     def own(self, binarizations: Sequence[Binarization]) -> None:
         """Start afresh with these binarizations: latent weight and binarizers anew, the first one active."""
+        if not binarizations:
+            raise ValueError("a binary convolution needs at least one binarization")
         binarizations = [self._chosen(binarization) for binarization in binarizations]
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         self.activation_binarizers = nn.ModuleDict(

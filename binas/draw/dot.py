@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import graphviz
 
 from binas.arch.genotype import CELL_KINDS, NUM_INPUTS, Genotype
 from binas.draw.graph import Box, Link, cell_graph, scene
-from binas.draw.style import LEGEND, TITLES, look_of
+from binas.draw.style import TITLES, legend_of, look_of
 
 FONT = "Helvetica,Arial,sans-serif"
 
 
-def dot_graph(genotype: Genotype, categories: Mapping[str, str] | None = None) -> graphviz.Digraph:
+def dot_graph(genotype: Genotype) -> graphviz.Digraph:
     """Both cells side by side, titled, with a legend below; `.source` is the text."""
     drawing = graphviz.Digraph("cells")
     drawing.attr(
@@ -25,12 +25,12 @@ def dot_graph(genotype: Genotype, categories: Mapping[str, str] | None = None) -
         labelloc="b",
         bgcolor="white",
         pad="0.2",
-        label=_legend(),
     )
     drawing.attr("node", fontname=FONT, fontsize="10", height="0.26", margin="0.09,0.04")
     drawing.attr("edge", fontname=FONT, arrowsize="0.6")
-    for kind in CELL_KINDS:
-        boxes, links = scene(cell_graph(genotype, kind, categories))
+    scenes = {kind: scene(cell_graph(genotype, kind)) for kind in CELL_KINDS}
+    drawing.attr(label=_legend([box for boxes, _ in scenes.values() for box in boxes]))
+    for kind, (boxes, links) in scenes.items():
         with drawing.subgraph(name=f"cluster_{kind}") as cell:
             cell.attr(
                 label=f"<<B>{TITLES[kind]}</B>>", labelloc="t", fontsize="13", color="white", margin="14"
@@ -74,9 +74,9 @@ def _link_style(link: Link) -> dict[str, str]:
     }
 
 
-def _legend() -> str:
+def _legend(boxes: Sequence[Box]) -> str:
     cells = []
-    for kind, text in LEGEND:
+    for kind, text in legend_of(boxes):
         look = look_of(kind, False)
         style = ",".join([*(["rounded"] if look.rounded else []), *(["dashed"] if look.dashed else [])])
         cells.append(

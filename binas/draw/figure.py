@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from matplotlib.textpath import TextPath
 from binas.arch.genotype import CELL_KINDS, Genotype
 from binas.draw.graph import Box, Link, cell_graph, scene
 from binas.draw.layout import Layout, Point, place
-from binas.draw.style import LEGEND, TITLES, Look, look_of
+from binas.draw.style import TITLES, Look, legend_of, look_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +35,12 @@ POINTS_PER_INCH = 72.0
 IMAGE_DPI = 100
 
 
-def figure(
-    genotype: Genotype, kinds: Sequence[str] = CELL_KINDS, categories: Mapping[str, str] | None = None
-) -> Figure:
+def figure(genotype: Genotype, kinds: Sequence[str] = CELL_KINDS) -> Figure:
     """The cells of those kinds side by side, titled, with a legend; sized to what it holds."""
-    scenes = [scene(cell_graph(genotype, kind, categories)) for kind in kinds]
+    scenes = [scene(cell_graph(genotype, kind)) for kind in kinds]
     layouts = [place(boxes, links, {box.name: _size(box) for box in boxes}) for boxes, links in scenes]
     cells_width = sum(layout.width for layout in layouts) + CELL_GAP * (len(kinds) - 1)
-    legend = _legend_rows(cells_width)
+    legend = _legend_rows(legend_of(box for boxes, _ in scenes for box in boxes), cells_width)
     width = max(cells_width, *(_row_width(row) for row in legend)) + 2 * MARGIN
     cells_height = TITLE_HEIGHT + max(layout.height for layout in layouts)
     height = cells_height + LEGEND_HEIGHT * (len(legend) + 0.5) + 2 * MARGIN
@@ -72,12 +70,12 @@ def figure(
     return drawing
 
 
-def cell_image(genotype: Genotype, categories: Mapping[str, str] | None = None) -> npt.NDArray[np.uint8]:
+def cell_image(genotype: Genotype) -> npt.NDArray[np.uint8]:
     """Both cells as an RGB image for a log.
 
     Shape: (H, W, 3), uint8.
     """
-    return image(figure(genotype, categories=categories))
+    return image(figure(genotype))
 
 
 def image(drawing: Figure, dpi: int = IMAGE_DPI) -> npt.NDArray[np.uint8]:
@@ -196,8 +194,8 @@ def _row_width(row: Sequence[tuple[str, str]]) -> float:
     return sum(_entry_width(text) for _, text in row) + ENTRY_GAP * (len(row) - 1)
 
 
-def _legend_rows(width: float) -> list[Sequence[tuple[str, str]]]:
-    return [LEGEND] if _row_width(LEGEND) <= width else [LEGEND[:2], LEGEND[2:]]
+def _legend_rows(legend: Sequence[tuple[str, str]], width: float) -> list[Sequence[tuple[str, str]]]:
+    return [legend] if _row_width(legend) <= width else [legend[:2], legend[2:]]
 
 
 def _draw_legend(axes: Axes, row: Sequence[tuple[str, str]], middle: float, y: float) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from binas.arch.genotype import NUM_INPUTS, ZEROISE, Edge, Genotype
+from binas.arch.genotype import NUM_INPUTS, Edge, Genotype
+from binas.ops import OPS, operation_kind
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -54,24 +54,17 @@ def edge_words(edge: Edge) -> str:
 
 
 def category(operation: str, strided: bool = False) -> str:
-    """What an operation's name says about it: `binary`, `none` for zeroise, else `real`.
+    """What an operation is made of, see `operation_kind`; `unknown` for one whose plug-in is not loaded.
 
-    A strided skip is two binary 1×1 convolutions.
+    A picture needs only names, so it is drawn without the plug-in too.
     """
-    if operation == ZEROISE:
-        return "none"
-    is_binary = "binary" in operation.split("_") or (strided and operation == "skip")
-    return "binary" if is_binary else "real"
+    if operation not in OPS:
+        return "unknown"
+    return operation_kind(operation, stride=2 if strided else 1)
 
 
-def cell_graph(genotype: Genotype, kind: str, categories: Mapping[str, str] | None = None) -> nx.MultiDiGraph:
-    """The cell of that kind, `normal` or `reduce`, with its inputs, its output and what is dead.
-
-    Args:
-        genotype: the cells.
-        kind: `normal` or `reduce`.
-        categories: `binary`, `real` or `none` for operations whose name does not tell.
-    """
+def cell_graph(genotype: Genotype, kind: str) -> nx.MultiDiGraph:
+    """The cell of that kind, `normal` or `reduce`, with its inputs, its output and what is dead."""
     import networkx as nx
 
     dead = genotype.dead_nodes(kind)
@@ -86,9 +79,7 @@ def cell_graph(genotype: Genotype, kind: str, categories: Mapping[str, str] | No
             edge.node,
             operation=edge.op,
             words=edge_words(edge),
-            category=(categories or {}).get(
-                edge.op, category(edge.op, strided=kind == "reduce" and edge.source < NUM_INPUTS)
-            ),
+            category=category(edge.op, strided=kind == "reduce" and edge.source < NUM_INPUTS),
             dead=edge.source in dead,
         )
     for node in range(NUM_INPUTS, NUM_INPUTS + genotype.num_nodes):

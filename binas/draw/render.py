@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,31 @@ PNG_DPI = 200
 DOT_SECONDS = 60
 
 
-def draw(genotype: Genotype, path: Path | str, categories: Mapping[str, str] | None = None) -> Path:
+def draw(genotype: Genotype, path: Path | str) -> Path:
     """Draws both cells into a file and returns its path.
 
     Args:
         genotype: the cells.
         path: the file to write; its ending, one of svg, png, pdf and dot, says what it becomes.
-        categories: `binary`, `real` or `none` for operations whose name does not tell.
 
     Raises:
         UserError: the ending is another one, or the file cannot be written.
     """
     path = Path(path)
     ending = picture_ending(path, ENDINGS)
-    content = _rendered(genotype, ending, categories)
+    content = _rendered(genotype, ending)
     write_atomic(path, content)
     return path
 
 
-def _rendered(genotype: Genotype, ending: str, categories: Mapping[str, str] | None) -> bytes:
+def _rendered(genotype: Genotype, ending: str) -> bytes:
     from binas.draw.dot import dot_graph
 
-    drawing = dot_graph(genotype, categories)
+    drawing = dot_graph(genotype)
     if ending == "dot":
         return str(drawing.source).encode()
     drawing.graph_attr["dpi"] = str(PNG_DPI if ending == "png" else 72)
-    return _by_graphviz(str(drawing.source), ending) or _by_matplotlib(genotype, ending, categories)
+    return _by_graphviz(str(drawing.source), ending) or _by_matplotlib(genotype, ending)
 
 
 def _by_graphviz(source: str, ending: str) -> bytes | None:
@@ -62,7 +60,7 @@ def _by_graphviz(source: str, ending: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _by_matplotlib(genotype: Genotype, ending: str, categories: Mapping[str, str] | None) -> bytes:
+def _by_matplotlib(genotype: Genotype, ending: str) -> bytes:
     import matplotlib
 
     from binas.draw.figure import figure
@@ -71,5 +69,5 @@ def _by_matplotlib(genotype: Genotype, ending: str, categories: Mapping[str, str
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "binas"}):
-        figure(genotype, categories=categories).savefig(buffer, format=ending, dpi=PNG_DPI, metadata=metadata)
+        figure(genotype).savefig(buffer, format=ending, dpi=PNG_DPI, metadata=metadata)
     return buffer.getvalue()

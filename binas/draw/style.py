@@ -6,7 +6,10 @@ what colour says, so that a picture printed in grey still reads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from binas.draw.graph import Box
 
 
 class Look(NamedTuple):
@@ -22,6 +25,8 @@ class Look(NamedTuple):
 LOOKS = {
     "binary": Look(fill="#d6e9f8", line="#0072b2", text="#00304d", rounded=True, dashed=False),
     "real": Look(fill="#fce4d2", line="#d55e00", text="#5a2700", rounded=False, dashed=False),
+    "weightless": Look(fill="#fce4d2", line="#d55e00", text="#5a2700", rounded=False, dashed=False),
+    "unknown": Look(fill="#f7f7f7", line="#333333", text="#111111", rounded=False, dashed=False),
     "none": Look(fill="#ffffff", line="#767676", text="#595959", rounded=True, dashed=True),
     "end": Look(fill="#f2f2f2", line="#333333", text="#111111", rounded=True, dashed=False),
     "node": Look(fill="#ffffff", line="#333333", text="#111111", rounded=True, dashed=False),
@@ -35,8 +40,14 @@ LEGEND = (
     ("none", "zeroised"),
     ("dead", "dead: carries only zeros"),
 )
+UNKNOWN = ("unknown", "of a plug-in that is not loaded")
 
 TITLES = {"normal": "Normal cell", "reduce": "Reduction cell"}
+
+
+def legend_of(boxes: Iterable[Box]) -> tuple[tuple[str, str], ...]:
+    """The kinds that a picture explains: the same for all, and what is unknown where there is any."""
+    return (*LEGEND, UNKNOWN) if any(box.kind == "unknown" for box in boxes) else LEGEND
 
 
 def look_of(kind: str, dead: bool) -> Look:

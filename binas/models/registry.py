@@ -46,17 +46,27 @@ class Task:
         in_channels: of the images.
         image_size: height and width in pixels.
         num_classes: outputs.
-        binarizations: of all training stages, the first one active at first.
+        binarizations: of all training stages, the first one active at first; empty means the network's own,
+            with its own rules for single layers, which `build_model` fills in.
         layers: rules of all stages for single layers, as many as binarizations; empty means none.
         auxiliary: whether a second classifier is wanted in training, where the network has one.
+    Raises:
+        ValueError: rules for layers that are not as many as binarizations.
     """
 
     in_channels: int
     image_size: tuple[int, int]
     num_classes: int
-    binarizations: tuple[Binarization, ...] = (Binarization(),)
+    binarizations: tuple[Binarization, ...] = ()
     layers: tuple[tuple[LayerRule, ...], ...] = ()
     auxiliary: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers and len(self.layers) != len(self.binarizations):
+            raise ValueError(
+                f"{len(self.layers)} lists of rules for layers and {len(self.binarizations)} binarizations;"
+                " give as many of both"
+            )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -19,6 +19,9 @@ from binas.ops.gating import GatingConfig
 from binas.registry import Registry
 
 OpFactory = Callable[..., nn.Module]
+Kind = Literal["binary", "real", "weightless", "none"]
+"""What an operation is made of, see `binas.ops.kind`."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 OPS: Registry[OpFactory] = Registry("operation")
 
@@ -80,13 +83,26 @@ class OpContext:
         return replace(self, normalized_input=False)
 
 
-def register_op(name: str, *, replace: bool = False) -> Callable[[OpFactory], OpFactory]:
+def register_op(
+    name: str, *, kind: Kind | None = None, replace: bool = False
+) -> Callable[[OpFactory], OpFactory]:
     """Decorator that makes a function or module class a candidate operation under `name`.
 
     Args:
+        kind: what it is made of; None: the modules that it builds tell.
         replace: whether to take the place of another's operation of that name.
+    Raises:
+        UserError: the name is taken, or the kind is none.
     """
-    return OPS.register(name, replace=replace)
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"operation '{name}': kind: '{kind}' is none of {', '.join(KINDS)}")
+
+    def decorate(factory: OpFactory) -> OpFactory:
+        if kind is not None:
+            factory.kind = kind  # type: ignore[attr-defined]
+        return OPS.register(name, replace=replace)(factory)
+
+    return decorate
 
 
 def build_op(op: str | OpFactory, channels: int, stride: int, context: OpContext) -> nn.Module:

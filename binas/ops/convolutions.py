@@ -99,6 +99,7 @@ class BinarySeparableConv(nn.Module):
 
 
 def _register_conv(kernel_size: int, dilation: int, grouped: bool) -> OpFactory:
+    """Registers and gives one of the four kinds of convolution of a kernel size."""
     words = ["binary", *(["dilated"] if dilation > 1 else []), *(["group"] if grouped else [])]
     name = f"{'_'.join(words)}_conv_{kernel_size}x{kernel_size}"
 
@@ -111,22 +112,25 @@ def _register_conv(kernel_size: int, dilation: int, grouped: bool) -> OpFactory:
     factory.__doc__ = (
         f"Batch-norm, binarize, {kernel_size}×{kernel_size} binary convolution{spread}{groups}, activation."
     )
-    return register_op(name)(factory)
+    return register_op(name, kind="binary")(factory)
 
 
-for _kernel_size in (3, 5):
-    for _dilation in (1, 2):
-        for _grouped in (False, True):
-            _register_conv(_kernel_size, _dilation, _grouped)
+CONVOLUTIONS = {
+    (kernel_size, dilation, grouped): _register_conv(kernel_size, dilation, grouped)
+    for kernel_size in (3, 5)
+    for dilation in (1, 2)
+    for grouped in (False, True)
+}
+"""The registered convolutions by kernel size, dilation and whether they have groups."""
 
 
-@register_op("binary_separable_conv_3x3")
+@register_op("binary_separable_conv_3x3", kind="binary")
 def binary_separable_conv_3x3(channels: int, stride: int, context: OpContext) -> nn.Module:
     """Depthwise 3×3 and pointwise binary convolution, twice (a control, known to be bad)."""
     return BinarySeparableConv(channels, stride, context, 3)
 
 
-@register_op("binary_separable_conv_5x5")
+@register_op("binary_separable_conv_5x5", kind="binary")
 def binary_separable_conv_5x5(channels: int, stride: int, context: OpContext) -> nn.Module:
     """Depthwise 5×5 and pointwise binary convolution, twice (a control, known to be bad)."""
     return BinarySeparableConv(channels, stride, context, 5)

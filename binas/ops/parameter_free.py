@@ -81,13 +81,13 @@ class Pool(nn.Module):
         return y
 
 
-@register_op("max_pool_3x3")
+@register_op("max_pool_3x3", kind="weightless")
 def max_pool_3x3(channels: int, stride: int, context: OpContext) -> nn.Module:
     """Maximum over 3×3 pixels, borders ignored."""
     return Pool(nn.MaxPool2d(3, stride, padding=1), channels, context)
 
 
-@register_op("avg_pool_3x3")
+@register_op("avg_pool_3x3", kind="weightless")
 def avg_pool_3x3(channels: int, stride: int, context: OpContext) -> nn.Module:
     """Mean over 3×3 pixels, borders not counted."""
     return Pool(nn.AvgPool2d(3, stride, padding=1, count_include_pad=False), channels, context)
@@ -126,7 +126,7 @@ def skip(channels: int, stride: int, context: OpContext) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorisedSkip(channels, context)
 
 
-@register_op("zeroise")
+@register_op("zeroise", kind="none")
 class Zeroise(nn.Module):
     """Zeros: no connection; cells and networks do not run it."""
 

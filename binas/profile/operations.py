@@ -1,4 +1,4 @@
-"""The closed form of every candidate operation, by registered name.
+"""The closed form of every candidate operation of the package, by its factory.
 
 An operation's factory may carry its own: an attribute `cost`, a function from a `Place` to a sequence of
 `LayerCost`, and `takes_normalized_input` as its module has it. A plug-in without one is built alone and
@@ -16,6 +16,9 @@ from torch import nn
 from binas.binarize import set_precision
 from binas.errors import UserError
 from binas.ops import OPS, build_op
+from binas.ops.contract import OpFactory
+from binas.ops.convolutions import CONVOLUTIONS, binary_separable_conv_3x3, binary_separable_conv_5x5
+from binas.ops.parameter_free import avg_pool_3x3, max_pool_3x3, skip
 from binas.profile.cost import LayerCost, Shape
 from binas.profile.executed import executed_layers
 from binas.profile.formulas import (
@@ -38,9 +41,9 @@ class OpCost(NamedTuple):
 
 def op_cost(op: str, place: Place) -> OpCost:
     """What an operation costs at a place."""
-    if op in CLOSED_FORMS:
-        return CLOSED_FORMS[op](place)
     factory: Any = OPS[op]
+    if factory in CLOSED_FORMS:
+        return CLOSED_FORMS[factory](place)
     if hasattr(factory, "cost"):
         return OpCost(tuple(factory.cost(place)), bool(getattr(factory, "takes_normalized_input", False)))
     return _built_cost(op, place)
@@ -122,21 +125,14 @@ def _skip(place: Place) -> OpCost:
     return OpCost(tuple(layers), takes_normalized_input=True)
 
 
-CLOSED_FORMS: dict[str, Callable[[Place], OpCost]] = {
-    f"binary_{words}conv_{kernel}x{kernel}": _conv(kernel, dilation, grouped)
-    for kernel in (3, 5)
-    for words, dilation, grouped in (
-        ("", 1, False),
-        ("group_", 1, True),
-        ("dilated_", 2, False),
-        ("dilated_group_", 2, True),
-    )
+CLOSED_FORMS: dict[OpFactory, Callable[[Place], OpCost]] = {
+    factory: _conv(*form) for form, factory in CONVOLUTIONS.items()
 } | {
-    "binary_separable_conv_3x3": _separable(3),
-    "binary_separable_conv_5x5": _separable(5),
-    "max_pool_3x3": _pool,
-    "avg_pool_3x3": _pool,
-    "skip": _skip,
+    binary_separable_conv_3x3: _separable(3),
+    binary_separable_conv_5x5: _separable(5),
+    max_pool_3x3: _pool,
+    avg_pool_3x3: _pool,
+    skip: _skip,
 }
 
 

@@ -252,7 +252,8 @@ class Search:
         )
         if phase.trains != "weights":
             largest = largest_entropy(state.supernet.candidates)
-            for warning in collapse_warnings(genotype, entropy, largest, self.config.collapse):
+            limits = self.config.collapse
+            for warning in collapse_warnings(genotype, entropy, largest, limits, self.space.kind_of):
                 warn(warning)
         return genotype
 

@@ -82,12 +82,12 @@ GENOTYPES = {
     [
         ("binary_conv_3x3", "binary conv 3×3", "binary"),
         ("binary_dilated_group_conv_5x5", "binary dilated group conv 5×5", "binary"),
-        ("max_pool_3x3", "max pool 3×3", "real"),
-        ("skip", "skip", "real"),
+        ("max_pool_3x3", "max pool 3×3", "weightless"),
+        ("skip", "skip", "weightless"),
         ("zeroise", "zeroise", "none"),
-        ("my_max_mix", "my max mix", "real"),
-        ("nonbinary_conv", "nonbinary conv", "real"),
-        ("line\nbreak", "line?break", "real"),
+        ("my_max_mix", "my max mix", "unknown"),
+        ("nonbinary_conv", "nonbinary conv", "unknown"),
+        ("line\nbreak", "line?break", "unknown"),
     ],
 )
 def test_words_and_category(operation: str, said: str, kind: str) -> None:
@@ -97,7 +97,7 @@ def test_words_and_category(operation: str, said: str, kind: str) -> None:
 
 
 def test_cell_graph_of_a_cell_with_a_dead_node() -> None:
-    graph = cell_graph(dead_genotype(), "normal", {"skip": "binary"})
+    graph = cell_graph(dead_genotype(), "normal")
     labels = {node: (data["label"], data["dead"]) for node, data in graph.nodes(data=True)}
     assert labels == {
         0: ("c_{k-2}", False),
@@ -113,7 +113,7 @@ def test_cell_graph_of_a_cell_with_a_dead_node() -> None:
     assert edges == {
         (0, 2): ("zeroise", "none", False),
         (1, 2): ("zeroise", "none", False),
-        (2, 3): ("skip", "binary", True),
+        (2, 3): ("skip", "weightless", True),
         (1, 3): ("binary conv 3×3", "binary", False),
         (2, OUTPUT): ("", "concat", True),
         (3, OUTPUT): ("", "concat", False),

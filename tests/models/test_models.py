@@ -332,6 +332,21 @@ def test_paper_binarization_is_used_where_none_is_given() -> None:
         assert conv.active_activation == MODELS[name].binarization.activation.key
 
 
+def test_a_task_that_names_no_binarizations_means_the_networks_own() -> None:
+    for name in ("reactnet_resnet18", "bnas_mini", "mobilenet_v2"):
+        choice = ModelChoice(name=name, **({} if name == "bnas_mini" else {"width": 0.25}))
+        with torch.device("meta"):
+            plain, told = (
+                build_model(choice, task) for task in (Task(3, (32, 32), 10), task(choice.binarization))
+            )
+        (_, conv), (_, expected) = (next(binary_convolutions(network)) for network in (plain, told))
+        own = choice.binarization
+        assert (conv.active_activation, conv.active_weight) == (own.activation.key, own.weight.key)
+        assert conv.active_activation == expected.active_activation
+    with pytest.raises(ValueError, match="1 lists of rules for layers and 0 binarizations"):
+        Task(3, (32, 32), 10, layers=((),))
+
+
 @pytest.mark.parametrize(
     ("choice", "words"),
     [

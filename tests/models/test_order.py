@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binas.binarize import BinaryConv2d
+from binas.binarize import Binarization, BinaryConv2d
 from binas.config import build
 from binas.models import ModelChoice, Task, build_model
 from binas.models.dense import transition
@@ -62,7 +62,7 @@ def test_shortcuts(name: str) -> None:
 
 def test_a_pair_by_hand() -> None:
     torch.manual_seed(0)
-    block = ResidualPair(Task(1, (8, 8), 5), 4, 8, 2, "real").eval()
+    block = ResidualPair(Task(1, (8, 8), 5, (Binarization(),)), 4, 8, 2, "real").eval()
     x = torch.randn(2, 4, 8, 8)
 
     def convolved(x: Tensor, part: nn.Module) -> Tensor:
@@ -81,7 +81,9 @@ def test_a_pair_by_hand() -> None:
 def test_signs_of_binary_transitions_are_balanced() -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 16, 8, 8)
-    real, binary = (transition(Task(1, (8, 8), 5), 16, 8, kind).train() for kind in ("real", "binary"))
+    real, binary = (
+        transition(Task(1, (8, 8), 5, (Binarization(),)), 16, 8, kind).train() for kind in ("real", "binary")
+    )
     assert real(x).shape == binary(x).shape == (8, 8, 4, 4)
     pool, norm, conv = binary
     positive = float((norm(pool(x)) >= 0).float().mean())

@@ -294,7 +294,7 @@ def test_too_many_operations_without_weights_are_told(op: str) -> None:
     limits = Collapse(max_share=0.5)
     assert collapse_warnings(cells(op, "binary_conv_3x3", 4), 1.0, 1.1, limits) == []
     (warning,) = collapse_warnings(cells(op, "binary_conv_3x3", 5), 1.0, 1.1, limits)
-    assert f"5 of 8 edges compute nothing binary (5 {op})" in warning and "try" in warning
+    assert f"5 of 8 edges have no weights (5 {op})" in warning and "try" in warning
 
 
 def test_a_low_entropy_is_told() -> None:
@@ -321,7 +321,7 @@ def test_a_rigged_search_says_that_it_collapsed(
             work.start.alphas.get_parameter(kind)[:, 1] += 50.0
     run(work, tmp_path / "run")
     output = caplog.text
-    assert "the search may have collapsed: 8 of 8 edges compute nothing binary (8 skip)" in output
+    assert "the search may have collapsed: 8 of 8 edges have no weights (8 skip)" in output
     assert "the search may have collapsed: the mean entropy 0.000" in output
 
 
