@@ -18,7 +18,7 @@ HINTS = {
     "storage": "it is named with --storage FILE|URL",
     "study": "it is named with --study NAME",
     "latency": (
-        "python tools/latency_table.py RECIPE --out FILE measures all layers of a recipe's candidates,"
+        "binas latency RECIPE --output FILE measures all layers of a recipe's candidates,"
         " with --genome GENOME those of one"
     ),
 }

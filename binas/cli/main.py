@@ -26,6 +26,8 @@ COMMANDS = {
         "profile",
         "count parameters, bits and operations of a genotype, published network or checkpoint",
     ),
+    "sensitivity": ("sensitivity", "what binarizing each single layer of a trained network does"),
+    "latency": ("latency", "measure the layers of a recipe's candidates for an evolution's table"),
     "draw": ("draw", "draw a genotype's cells"),
     "ops": ("ops", "list the operations, or check one of your own"),
     "binarizers": ("binarizers", "list the binarizers, or check one of your own"),

@@ -1,9 +1,8 @@
-"""Latency tables: signatures, sums, the tool that measures, limits in a real run, mistakes."""
+"""Latency tables: signatures, sums, the command that measures, limits in a real run, mistakes."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from binas.arch.genotype import read_genotype
 from binas.arch.network import Network
 from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, BinarizerSpec, BinaryConv2d
+from binas.cli.main import main
 from binas.config import find_file
 from binas.errors import UserError
 from binas.ops import OPS
@@ -24,10 +24,6 @@ from binas.profile.executed import executed_layers
 from binas.profile.latency import Entry, Latencies, LatencyTable, signature, signatures
 from binas.recipe import load_recipe
 from binas.run.metrics import read_metrics
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import latency_table
 
 RECIPE = """\
 name: tiny
@@ -58,7 +54,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tool(*words: str) -> int:
-    return latency_table.main(["tiny.yaml", "--runs", "1", *words])
+    """Runs `binas latency` on the recipe."""
+    try:
+        return main(["latency", "tiny.yaml", "--runs", "1", *words])
+    except SystemExit as end:  # argparse
+        return int(end.code or 0)
 
 
 def write_times(path: Path, source: Path, time: Callable[[str], float]) -> None:
@@ -148,10 +148,10 @@ def test_a_table_reads_as_it_was_written(tmp_path: Path) -> None:
     assert LatencyTable.read(tmp_path / "none.yaml").entries == ()
 
 
-# ---- the tool, and a limit in a real run
+# ---- the command, and a limit in a real run
 
 
-def test_the_tool_adds_to_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_adds_to_a_table(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = ("--genomes", "0", "--evolve.width.ratios=[0.5, 1, 2]")
     assert tool(*none) == 0
     first = LatencyTable.read(here / "lat.yaml")
@@ -168,10 +168,10 @@ def test_the_tool_adds_to_a_table(here: Path, capsys: pytest.CaptureFixture[str]
     for words, told in {
         ("--genome", "1,2"): "2 values, and there are 6 genes",
         ("--genome", "0.5,0.5,0.5,0.5,0.5,7"): "'7' is no choice of ratios.5: 0.5, 1.0",
-        ("--threads", "2"): "name another file by --out",
+        ("--threads", "2"): "name another one with --output FILE",
         ("--runs", "0"): "numbers from 1 on",
         ("--genoms", "3"): "unknown key 'genoms'",
-        ("word",): "--key.subkey VALUE",
+        ("word",): "unrecognized arguments: word",
     }.items():
         assert tool(*words) == 2
         assert told in capsys.readouterr().err
@@ -230,7 +230,7 @@ def test_a_missing_layer_is_told_with_the_nearest(here: Path, binas: Runner) -> 
     (here / "lat.yaml").write_text(f"device: d\nunit: ms\nentries: [{{layer: '{near}', ms: 1}}]\n")
     status, _, error = binas("evolve", "tiny.yaml")
     assert status == 2 and not (here / "runs").exists()
-    for words in ("lat.yaml: lacks the layer", f"'{FIRST}'", f"'{near}'", "tools/latency_table.py RECIPE"):
+    for words in ("lat.yaml: lacks the layer", f"'{FIRST}'", f"'{near}'", "binas latency RECIPE"):
         assert words in error, error
     genome = error.partition("layers of genome ")[2].split()[0]
     (here / "lat.yaml").unlink()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,11 @@ from binas.data.opening import open_data
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.train.model_file import ModelStructure
+from binas.train.sensitivity import Sensitivity, measure
 from binas.train.stage import StageConfig
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-
-import layer_sensitivity
-from layer_sensitivity import Sensitivity, measure
-
+Runner = Callable[..., tuple[int, str, str]]
+REAL_ACTIVATION = "binarize_weights: false, real_activation: relu"
 BINARIZATION = Binarization(weight=BinarizerSpec.model_validate({"name": "xnor", "center": False}))
 CHOICE = ModelChoice.model_validate(
     {"name": "mlp", "hidden": [12, 9], "activation": "hard_tanh", "binary_ends": True}
@@ -171,30 +168,52 @@ def test_the_half_that_a_rule_keeps_real_is_left_out() -> None:
     assert kept == {row.layer for row in rows} and {row.binarized for row in rows} == {"activations"}
 
 
-def test_a_recipe_is_trained_once_then_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_checkpoint_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binas: Runner) -> None:
     monkeypatch.chdir(tmp_path)
     Path("r.yaml").write_text(RECIPE)
-    words = ["r.yaml", "--images", "64", "--binarize", "weights", "both"]
-    assert layer_sensitivity.main([*words, "--json", "--out", "b/s.md"]) == 0
-    rows = [Sensitivity(**row) for row in json.loads(capsys.readouterr().out)]
+    assert binas("retrain", "--config", "r.yaml")[0] == 0
+    file = "runs/sensitive/checkpoint.pt"
+    stored = Path(file).read_bytes()
+    words = ["sensitivity", file, "--images", "64", "--binarize", "weights", "both"]
+    status, output, error = binas(*words, "--json", "--output", "b/s.md")
+    assert status == 0, error
+    rows = [Sensitivity(**row) for row in json.loads(output)]
     assert len(rows) == 1 + 2 * 2 and {row.binarized for row in rows} == {"nothing", "weights", "both"}
-    assert "r.yaml" in Path("b/s.md").read_text() and Path("b/s.png").stat().st_size > 1000
-    stored = Path("runs/sensitive/checkpoint.pt").read_bytes()
-    for again in (words, ["runs/sensitive/checkpoint.pt", *words[1:]]):
-        assert layer_sensitivity.main([*again, "--json"]) == 0
-        assert [Sensitivity(**row) for row in json.loads(capsys.readouterr().out)] == rows
-    assert Path("runs/sensitive/checkpoint.pt").read_bytes() == stored
+    assert file in Path("b/s.md").read_text() and Path("b/s.png").stat().st_size > 1000
+    status, output, _ = binas(*words)
+    assert status == 0 and output.startswith("| layer | binarized | loss |") and output.count("\n") == 2 + 5
+    assert Path(file).read_bytes() == stored
+
+
+def test_what_stands_in_place_of_the_sign_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binas: Runner
+) -> None:
+    """The network with all layers real is the one that was trained, with the ReLU before its convolutions."""
+    monkeypatch.chdir(tmp_path)
+    recipe = RECIPE.replace("epochs: 1", "epochs: 3").replace("binarize_weights: false", REAL_ACTIVATION)
+    Path("r.yaml").write_text(recipe.replace("hard_tanh", "none"))
+    assert binas("retrain", "--config", "r.yaml")[0] == 0
+    file = "runs/sensitive/checkpoint.pt"
+    status, output, error = binas("eval", file, "--split", "validation", "--json")
+    assert status == 0, error
+    trained = json.loads(output)
+    status, output, error = binas("sensitivity", file, "--binarize", "weights", "--json")
+    assert status == 0, error
+    base = json.loads(output)[0]
+    assert (base["loss"], base["accuracy"]) == (trained["loss"], trained["accuracy"])
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("nothing.pt", "nothing.pt"), ("nothing.yaml", "nothing.yaml"), ("one_stage", "model")]
+    ("words", "said"),
+    [
+        (("nothing.pt",), "nothing.pt"),
+        (("nothing.pt", "--images", "0"), "a number from 1 on"),
+        (("nothing.pt", "--plugins", "gone.py"), "gone.py: no such plug-in file"),
+    ],
 )
-def test_mistakes(word: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert layer_sensitivity.main([word]) == 2
-    assert said in capsys.readouterr().err
+def test_mistakes(words: tuple[str, ...], said: str, tiny: Path, binas: Runner) -> None:
+    status, _, error = binas("sensitivity", *words)
+    assert status == 2 and said in error
 
 
 def test_a_network_without_binary_layers_is_told() -> None:

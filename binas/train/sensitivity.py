@@ -1,38 +1,32 @@
 """How much each layer suffers from being binary: one layer at a time is binarized, the others stay real.
 
-Given a checkpoint, or a recipe that is trained first, its binary convolutions are all switched to real
-values; then the weights, the activations or both of each single one are binarized by the stage's own
-binarization, and loss and accuracy on the validation images are measured, with the batch-norm statistics as
-they are and estimated anew on training images. Nothing is trained in between and nothing is kept.
+The binary convolutions of a trained network are all switched to real values; then the weights, the
+activations or both of each single one are binarized by the stage's own binarization, and loss and accuracy on
+the validation images are measured, with the batch-norm statistics as they are and estimated anew on training
+images. Nothing is trained in between and nothing is kept.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import copy
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from measured import machine_words, markdown_table
 from torch import nn
 
+from binas import __version__
 from binas.binarize import BinaryConv2d, binary_convolutions, set_precision
-from binas.cli.main import main as binas
 from binas.data.batches import Batches
 from binas.engine.batch_norm import batch_norms
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
-from binas.recipe import load_recipe
-from binas.run.device import pick_device
+from binas.plugins import PluginRecord
+from binas.run.device import device_name
 from binas.run.files import write_atomic
-from binas.run.seeds import set_deterministic
 from binas.train.evaluation import open_training_data, training_images
 from binas.train.model_file import ModelStructure, load_model
 
@@ -61,54 +55,28 @@ class Sensitivity:
     accuracy_estimated_anew: float
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Measures all layers and writes the table and the bar chart."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("file", metavar="CHECKPOINT|RECIPE", help="a checkpoint (.pt), or what trains one")
-    parser.add_argument("--binarize", nargs="+", choices=PARTS, default=list(PARTS), help="of each layer")
-    parser.add_argument("--images", type=int, default=2000, help="for estimating anew (default: 2000)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where a recipe is trained")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write table and FILE.png there")
-    options = parser.parse_args(words)
-    try:
-        path = trained(options.file, options.runs)
-        device = pick_device(options.device)
-        set_deterministic(device)
-        rows, structure = measure_file(path, tuple(options.binarize), options.images, device)
-        print(json.dumps([asdict(row) for row in rows]) if options.json else table(rows))
-        if options.out is not None:
-            write_report(rows, structure, options.file, options.out)
-            print(f"written: {options.out}, {options.out.with_suffix('.png')}", file=sys.stderr)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def trained(file: str, runs: Path) -> Path:
-    """The checkpoint itself, or that of the recipe's run, trained or finished where it was cut off."""
-    if Path(file).suffix == ".pt":
-        return Path(file)
-    recipe = load_recipe(file, {})
-    if recipe.model is None:
-        raise UserError(f"{file}: names no model; give a recipe with one, or a checkpoint")
-    folder = runs / recipe.name
-    is_begun = (folder / "config.yaml").exists()
-    words = ["--resume", str(folder)] if is_begun else ["--config", file, "--runs", str(runs)]
-    with contextlib.redirect_stdout(sys.stderr):  # JSON is to stand alone
-        if binas(["retrain", *words]):
-            raise UserError(f"{file}: could not be trained; see above")
-    return folder / ("best.pt" if recipe.retrain.keep == "best" else "checkpoint.pt")
-
-
 def measure_file(
-    path: Path, parts: tuple[str, ...], num_images: int, device: torch.device
+    path: Path,
+    parts: Sequence[str],
+    num_images: int,
+    device: torch.device,
+    plugins: tuple[PluginRecord, ...] = (),
+    root: Path | None = None,
 ) -> tuple[list[Sensitivity], ModelStructure]:
-    """The sensitivity of every layer of the network in a checkpoint."""
-    network, structure, _ = load_model(path, ())
-    training, validation = training_images(structure, open_training_data(structure, path, None))
+    """The sensitivity of every layer of the network in a checkpoint.
+
+    Args:
+        path: a retrain checkpoint.
+        parts: what is binarized of each layer: weights, activations, both.
+        num_images: training images on which batch-norm statistics are estimated anew.
+        device: where the network runs.
+        plugins: those that are loaded.
+        root: where the images lie, if not where they lay in training.
+    Raises:
+        UserError: retraining kept no validation images, or the network has no binary convolution.
+    """
+    network, structure, _ = load_model(path, plugins)
+    training, validation = training_images(structure, open_training_data(structure, path, root))
     if not len(validation):
         raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
     chosen = training.select(torch.arange(min(num_images, len(training))))
@@ -137,7 +105,12 @@ def measure(
         training: images on which batch-norm statistics are estimated anew.
         validation: images on which loss and accuracy are measured.
     """
-    set_precision(network, binarize_activations=False, binarize_weights=False)
+    set_precision(
+        network,
+        binarize_activations=False,
+        binarize_weights=False,
+        real_activation=structure.stage.real_activation,
+    )
     wanted = [
         (name, conv, part)
         for name, conv in binary_convolutions(network)
@@ -213,11 +186,12 @@ def table(rows: Sequence[Sensitivity]) -> str:
         )
         for row in rows
     ]
-    return markdown_table(columns, lines)
+    rows_of_words = [" | ".join(line) for line in (columns, ("---",) * len(columns), *lines)]
+    return "\n".join(f"| {line} |" for line in rows_of_words)
 
 
-def write_report(rows: Sequence[Sensitivity], structure: ModelStructure, file: str, path: Path) -> None:
-    """Table and bar chart in files."""
+def write_report(rows: Sequence[Sensitivity], structure: ModelStructure, file: Path, path: Path) -> None:
+    """Table and bar chart in files: a Markdown page, and a picture beside it."""
     model = structure.identity()
     what = ", ".join(f"{key} {value}" for key, value in model.items())
     binarization = structure.stage.binarization
@@ -231,8 +205,9 @@ def write_report(rows: Sequence[Sensitivity], structure: ModelStructure, file: s
         "One layer at a time is binarized, the others stay real-valued; nothing is trained in between."
         f" Network: {what}, trained with {structure.stage.precision_words()}; binarizers: {scheme}. Loss and"
         " accuracy are of the validation images, one run; *BN anew*: with batch-norm statistics estimated"
-        f" anew on training images.\n\nCommand: `python tools/layer_sensitivity.py {file} --out {path}`."
-        f" {machine_words()}.\n\n![Loss added by each layer]({path.with_suffix('.png').name})\n\n"
+        f" anew on training images.\n\nCheckpoint: `{file}`."
+        f" {device_name(torch.device('cpu'))}, torch {torch.__version__}, binas {__version__}.\n\n"
+        f"![Loss added by each layer]({path.with_suffix('.png').name})\n\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, path.with_suffix(".png"))
@@ -262,7 +237,3 @@ def draw(rows: Sequence[Sensitivity], path: Path) -> None:
     panels[1].set_xlabel("layer that is binary")
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
