@@ -9,6 +9,7 @@ from binas.data.datasets import DATASETS
 from binas.models import MODELS
 from binas.ops import NONLINEARITIES, OPS
 from binas.registry import Registry
+from binas.search.parts import DECISIONS, REGULARIZERS, RELAXATIONS, STRATEGIES
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     OPS,
@@ -18,4 +19,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     GRADIENT_QUANTIZERS,
     MODELS,
     DATASETS,
+    STRATEGIES,
+    RELAXATIONS,
+    REGULARIZERS,
+    DECISIONS,
 )

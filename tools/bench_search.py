@@ -36,6 +36,7 @@ from binas.engine.acceleration import Acceleration  # noqa: E402
 from binas.run.device import pick_device  # noqa: E402
 from binas.run.files import write_atomic  # noqa: E402
 from binas.search.config import SearchConfig  # noqa: E402
+from binas.search.regularizers.diversity import Diversity  # noqa: E402
 from binas.search.step import BilevelStep  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -113,7 +114,7 @@ def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any], tuple[torch
         config.alphas.build(alphas.parameters()),
         config,
         TEMPERATURES,
-        DIVERSITY,
+        (Diversity(DIVERSITY),),
     )
     oracle = oracles.oracle_from(supernet)
     weight_optimizer = config.weights.build(oracle.parameters())

@@ -31,6 +31,7 @@ from binas.run.device import device_name
 from binas.run.memory import peak_bytes
 from binas.run.seeds import set_deterministic
 from binas.search.config import SearchConfig
+from binas.search.regularizers.diversity import Diversity
 from binas.search.step import BilevelStep, StepOptions
 
 IMAGES, EPOCHS = 25_000, 50
@@ -105,7 +106,7 @@ def _search(
         config.alphas.build(alphas.parameters()),
         config,
         TEMPERATURES,
-        1.0,
+        (Diversity(),),
         options,
     )
     augmentation = Augmentation(crop_padding=4, flip=True)

@@ -6,13 +6,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+import binas.search.decisions
+import binas.search.regularizers
+import binas.search.relaxations  # noqa: F401 (their files register them)
 from binas.config import Config, merged
 from binas.engine.acceleration import Acceleration
 from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import MicroBatch
 from binas.engine.optimizer import Curve, OptimizerConfig, Shape, anneal
 from binas.profile.count import Limits
-from binas.search.relaxation import Relaxation
+from binas.search.parts import DecisionChoice, RegularizerChoice, RelaxationChoice, StrategyChoice
 
 
 class Temperature(Config):
@@ -68,8 +71,9 @@ class Phase(Config):
     """weights: a warm-up; both: one alpha step, then one weight step, on every pair of batches."""
     epochs: int = Field(25, ge=1)
     """Passes over the train split."""
-    relaxation: Relaxation = "softmax"
-    """softmax: all operations left on an edge, weighted by softmax(alpha / T); single_path: one, drawn."""
+    relaxation: RelaxationChoice = RelaxationChoice(name="softmax")
+    """softmax: all operations left on an edge, weighted by softmax(alpha / T); single_path: one, drawn; or
+    another registered one, with its options beside its name."""
     temperature: Temperatures | None = None
     """T within this phase, from its first epoch to its last; null: the course of search.temperature."""
     end: Edit | None = None
@@ -88,8 +92,9 @@ class Collapse(Config):
 class SearchConfig(Config):
     """How a search space is searched."""
 
-    strategy: Literal["gradient", "random"] = "gradient"
-    """gradient: the phases below; random: one random genotype under the same zeroise policy."""
+    strategy: StrategyChoice = StrategyChoice(name="gradient")
+    """gradient: the phases below; random: one random genotype under the same zeroise policy; or another
+    registered one, with its options beside its name."""
     phases: tuple[Phase, ...] = Field((Phase(epochs=50),), min_length=1)
     """In order."""
     batch_size: int = Field(64, ge=1)
@@ -107,6 +112,8 @@ class SearchConfig(Config):
     """Optimizer of the alphas; its learning rate is constant."""
     temperature: Temperatures = Temperatures()
     diversity: Diversity = Diversity()
+    regularizers: tuple[RegularizerChoice, ...] = ()
+    """What else stands in the losses, by name, each with its options; diversity stands above."""
     binarize_activations: bool = True
     """Whether activations are binary during the search."""
     binarize_weights: bool = True
@@ -118,6 +125,8 @@ class SearchConfig(Config):
     loss: LossConfig = LossConfig()
     recommend: Literal["last", "best_validation"] = "last"
     """The genotype to hand on: of the last epoch, or after the epoch of best search-validation accuracy."""
+    decision: DecisionChoice = DecisionChoice(name="largest_alpha")
+    """How the genotype is chosen in the end; largest_alpha: as `recommend` says."""
     limits: Limits = Limits()
     """Of what the network costs that the space's `network` builds: the genotype handed on keeps them."""
     collapse: Collapse = Collapse()
@@ -141,6 +150,13 @@ class SearchConfig(Config):
             raise ValueError("no phase trains alphas, so nothing would be searched")
         return value
 
+    @field_validator("regularizers")
+    @classmethod
+    def _diversity_once(cls, value: tuple[RegularizerChoice, ...]) -> tuple[RegularizerChoice, ...]:
+        if any(choice.name == "diversity" for choice in value):
+            raise ValueError("diversity has a key of its own, search.diversity; set its weight and tau there")
+        return value
+
     @model_validator(mode="after")
     def _edits_before_the_end(self) -> SearchConfig:
         if self.phases[-1].end is not None:
@@ -154,3 +170,27 @@ class SearchConfig(Config):
     def alpha_epochs(self) -> list[bool]:
         """For each epoch of the search whether it trains alphas."""
         return [phase.trains != "weights" for phase in self.phases for _ in range(phase.epochs)]
+
+    def phase_at(self, epoch: int) -> tuple[int, Phase, int]:
+        """Position of an epoch's phase, the phase, and the epoch's number in it, from 0."""
+        for position, phase in enumerate(self.phases):
+            if epoch < phase.epochs:
+                return position, phase, epoch
+            epoch -= phase.epochs
+        return len(self.phases) - 1, self.phases[-1], self.phases[-1].epochs - 1
+
+    def temperatures_at(self, epoch: int) -> dict[str, float]:
+        """T of each cell kind in an epoch of the search."""
+        _, phase, epoch_in_phase = self.phase_at(epoch)
+        if phase.temperature is None:
+            alpha_epochs = self.alpha_epochs()
+            schedule = self.temperature
+            progress = sum(alpha_epochs[:epoch]) / max(sum(alpha_epochs) - 1, 1)
+        else:
+            schedule, progress = phase.temperature, epoch_in_phase / max(phase.epochs - 1, 1)
+        return {"normal": schedule.normal.at(progress), "reduce": schedule.reduce.at(progress)}
+
+    def registered_names(self) -> set[str]:
+        """Names of strategy, relaxations, regularizers and decision that it uses."""
+        choices = [self.strategy, self.decision, *self.regularizers, *(p.relaxation for p in self.phases)]
+        return {choice.name for choice in choices}

@@ -26,8 +26,14 @@ class CostLimits:
     """
 
     limits: Limits
-    image_shape: tuple[int, ...]
+    image_shape: tuple[int, int, int]
     num_classes: int
+
+    def costs(self, genotype: Genotype) -> dict[str, float]:
+        """OPs and bits of the network that the genotype's space builds."""
+        channels, height, width = self.image_shape
+        profile = count(genotype, (height, width), self.num_classes, channels)
+        return {"ops": profile.ops, "bits": profile.bits}
 
     def excess(self, genotype: Genotype) -> dict[str, float]:
         """By how much of itself each limit is exceeded, 0 or less where it is kept; empty without limits.

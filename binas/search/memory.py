@@ -15,7 +15,9 @@ from binas.engine.scaling import rate_alone
 from binas.run.distributed import smallest
 from binas.run.progress import say
 from binas.search.config import Phase, SearchConfig
-from binas.search.relaxation import Relaxation
+from binas.search.regularizers.diversity import Diversity
+from binas.search.relaxations.base import Mixing
+from binas.search.relaxations.single_path import SinglePath
 from binas.search.state import SearchState
 from binas.search.step import BilevelStep, StepOptions
 
@@ -32,6 +34,7 @@ class StepMemory:
         image_shape: channels, height, width.
         batch_size: images in a step's batch, on this rank.
         device: where training runs.
+        mixing: how alphas become edge weights.
     """
 
     state: SearchState
@@ -42,6 +45,7 @@ class StepMemory:
     image_shape: tuple[int, int, int]
     batch_size: int
     device: torch.device
+    mixing: Mixing
 
     def prepare(self) -> Forecast:
         """Chooses the micro-batch where it is `auto`, and prints the forecast."""
@@ -56,7 +60,7 @@ class StepMemory:
 
     def forecast(self, known: Footprint | None = None) -> Forecast:
         """What a step needs as things are."""
-        step = known or self._footprint(self.phase.relaxation, self.config.checkpoint_cells)
+        step = known or self._footprint(self.mixing, self.config.checkpoint_cells)
         optimizers = (self.state.weight_optimizer, self.state.alpha_optimizer)
         return forecast_of(step, self._images(), optimizers, self.device)
 
@@ -69,7 +73,7 @@ class StepMemory:
             Remedy(f"search.batch_size: {half}", now.needed(half), "another training"),
         ]
         if not self.config.checkpoint_cells:
-            step = self._footprint(self.phase.relaxation, True)
+            step = self._footprint(self.mixing, True)
             found.append(
                 Remedy(
                     "search.checkpoint_cells: true",
@@ -77,8 +81,8 @@ class StepMemory:
                     "the same numbers, slower",
                 )
             )
-        if self.phase.relaxation == "softmax":
-            step = self._footprint("single_path", self.config.checkpoint_cells)
+        if self.mixing.is_fixed_program:
+            step = self._footprint(SinglePath(), self.config.checkpoint_cells)
             setting = f"search.phases.{self.position}.relaxation: single_path"
             found.append(Remedy(setting, step.at(images) + now.optimizers, "another search"))
         channels = self.state.supernet.settings.init_channels
@@ -90,14 +94,14 @@ class StepMemory:
 
     def rate_alone(self) -> float | None:
         """Images a second of the passes of one rank while the others wait; None where there is one."""
-        with self._trial(self.phase.relaxation, self.config.checkpoint_cells) as backward:
+        with self._trial(self.mixing, self.config.checkpoint_cells) as backward:
             return rate_alone(backward, *self._step())
 
     def _images(self) -> int:
         return min(self.state.micro_batch or self.batch_size, self.batch_size)
 
-    def _footprint(self, relaxation: Relaxation, checkpoint_cells: bool) -> Footprint:
-        with self._trial(relaxation, checkpoint_cells) as backward:
+    def _footprint(self, mixing: Mixing, checkpoint_cells: bool) -> Footprint:
+        with self._trial(mixing, checkpoint_cells) as backward:
             return footprint(backward, *self._step())
 
     def _step(self) -> tuple[Supernet, tuple[int, int, int], int, torch.device, int]:
@@ -105,14 +109,14 @@ class StepMemory:
         return supernet, self.image_shape, supernet.num_classes, self.device, self._images()
 
     @contextmanager
-    def _trial(self, relaxation: Relaxation, checkpoint_cells: bool) -> Iterator[Callable[[Batch], None]]:
+    def _trial(self, mixing: Mixing, checkpoint_cells: bool) -> Iterator[Callable[[Batch], None]]:
         """The passes of a step, without any update; alphas keep no gradient."""
         state, acceleration = self.state, self.config.acceleration
         ordinary = self.config.model_copy(
             update={"acceleration": acceleration.model_copy(update={"capture": "off"})}
         )
         options = StepOptions(
-            relaxation,
+            mixing,
             weight_precision=acceleration.precision(self.device),
             alpha_precision=acceleration.precision(self.device),
         )
@@ -123,7 +127,7 @@ class StepMemory:
             state.alpha_optimizer,
             ordinary,
             self.temperatures,
-            1.0,
+            (Diversity(),),
             options,
         )
         before = state.supernet.checkpoint_cells

@@ -1,27 +1,31 @@
-"""The search: phases of bilevel steps over a space, ending in one recommended genotype."""
+"""The search: a strategy's epochs over a space, ending in a front whose first genotype is recommended."""
 
 from __future__ import annotations
 
-import random
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import binas.search.strategies  # noqa: F401 (its files register them)
 from binas.arch.alphas import mean_entropy
-from binas.arch.discretize import discretize
+from binas.arch.discretize import one_hot
 from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, cells_only, parse_genotype
 from binas.arch.space import SearchSpace
+from binas.arch.supernet import Supernet
 from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.image_set import Images
 from binas.data.opening import Data
 from binas.engine.data_parallel import check_replicas
-from binas.engine.loop import train_epoch
+from binas.engine.loop import EpochResult, evaluate, train_epoch
 from binas.engine.memory import memory_guard, report_peak
 from binas.engine.micro_batch import Batch
-from binas.engine.optimizer import set_learning_rate
 from binas.engine.scaling import rate_values, rate_words
 from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import save_checkpoint
@@ -32,11 +36,12 @@ from binas.run.metrics import MetricsLog
 from binas.run.progress import Stopwatch, eta, say, warn
 from binas.run.seeds import derive_seed, seed_everything
 from binas.search.collapse import collapse_warnings, largest_entropy, operation_counts
-from binas.search.config import Phase, SearchConfig
+from binas.search.config import SearchConfig
+from binas.search.decisions.base import Candidate, Found, front_document
 from binas.search.limits import CostLimits
-from binas.search.memory import StepMemory
+from binas.search.setting import SearchSetting
 from binas.search.state import KIND, Builder, SearchState
-from binas.search.step import BilevelStep, StepOptions, diversity_weight
+from binas.search.strategies.base import Strategy
 
 MAX_NUMBERS = 100
 """Squares of a heat map that get their number written in; more would only cost time."""
@@ -51,7 +56,7 @@ class Search:
         data: the images; its test split is not touched.
         seed: of everything random.
         device: where to train.
-        plugins: loaded plug-ins; those that the space uses anything of are recorded in genotypes.
+        plugins: loaded plug-ins; those that space or search use anything of are recorded in genotypes.
         provenance: what every genotype says about where it comes from.
         tensorboard: whether to write TensorBoard data too.
         distributed: how ranks train together, where a launcher has started several.
@@ -74,6 +79,9 @@ class Search:
         self.tensorboard = tensorboard
         self.plugins = records_for(space.registered_names(), plugins)
         self.provenance = dict(provenance or {})
+        if parts := records_for(config.registered_names(), plugins):
+            # what has found a genotype is told with it; what it is built from is needed to build it
+            self.provenance["search_plugins"] = [record.model_dump(mode="json") for record in parts]
         self.builder = Builder(
             space,
             config,
@@ -83,13 +91,36 @@ class Search:
             device,
             (distributed or Distributed()).sync_batch_norm,
         )
-        self.device, self.image_shape = device, (data.channels, *data.image_size)
-        self.limits = CostLimits(config.limits, self.image_shape, data.num_classes)
+        self.device = device
+        image_shape = (data.channels, *data.image_size)
+        self.limits = CostLimits(config.limits, image_shape, data.num_classes)
         self.train_batches = self._shared_out(data.train(), data)
         self.validation_batches = self._shared_out(data.search_validation(), data)
         self.rate_alone: float | None = None
         """Images a second of one rank alone, to compare with."""
-        self.start = self.builder.fresh()
+        self.first_epoch = 0
+        self.history: list[dict[str, Any]] = []
+        """What each epoch of this process has reached."""
+        self.candidates: tuple[Candidate, ...] = ()
+        """The genotype of each epoch, once the search is over."""
+        self.setting = SearchSetting(
+            space,
+            config,
+            self.limits,
+            image_shape,
+            data.num_classes,
+            seed,
+            device,
+            len(self.train_batches),
+            self.train_batches.largest,
+            self.plugins,
+        )
+        self.strategy: Strategy = config.strategy.build(self.setting)
+
+    @cached_property
+    def start(self) -> SearchState:
+        """The state before the first epoch."""
+        return self.builder.fresh()
 
     def _shared_out(self, images: Images, data: Data) -> Batches:
         size = self.config.batch_size
@@ -105,161 +136,182 @@ class Search:
             part=(rank(), num_ranks()),
         )
 
-    def run(self, folder: RunFolder) -> Genotype:
-        """The recommended genotype, written to the folder as `genotype.json`; goes on from a checkpoint.
+    def run(self, folder: RunFolder | None = None) -> Genotype:
+        """The recommended genotype; goes on from a checkpoint where the folder has one.
 
         Args:
-            folder: where genotypes, checkpoints and metrics go.
+            folder: where `genotype.json`, `front.json`, checkpoints and metrics go; None: nothing is written.
         """
-        genotype = self._random() if self.config.strategy == "random" else self._gradient(folder)
-        if folder.is_written_here:
-            write_atomic(folder.path / "genotype.json", genotype.to_json())
-        return genotype
+        state = None
+        if self.strategy.num_epochs:
+            state = self.start
+            if folder is not None and first_says(folder.checkpoint.exists()):
+                state = self.builder.restored(folder.checkpoint)
+                say(f"resumed the search after epoch {state.epoch}/{self.strategy.num_epochs}")
+            writes = folder is not None and folder.is_written_here
+            where = Path() if folder is None else folder.path
+            log = MetricsLog(where, state.epoch, tensorboard=self.tensorboard, writes=writes)
+            watch = Stopwatch()
+            try:
+                for epoch in range(self._enter(state), self.strategy.num_epochs):
+                    with self._memory(epoch):
+                        genotype = self._epoch(state, epoch, log, watch)
+                    state = self._end_epoch(state, epoch, genotype, log, folder)
+            finally:
+                log.close()
+        return self._decide(state, folder)
 
-    def _random(self) -> Genotype:
-        generator = random.Random(derive_seed(self.seed, "random_genotype"))
-        drawn = self.limits.draw(self.space, generator, self.plugins)
-        return self._with_provenance(drawn, rule="random")
+    def _enter(self, state: SearchState) -> int:
+        """Hands a state over to the strategy; gives the epoch that is next."""
+        self.strategy.start(state)
+        self.strategy.load_state_dict(state.strategy)
+        self.first_epoch = state.epoch
+        return state.epoch
 
-    def _gradient(self, folder: RunFolder) -> Genotype:
-        state = self.start
-        if first_says(folder.checkpoint.exists()):
-            state = self.builder.restored(folder.checkpoint)
-            say(f"resumed the search after epoch {state.epoch}/{self.config.num_epochs()}")
-        writes = folder.is_written_here
-        log = MetricsLog(folder.path, state.epoch, tensorboard=self.tensorboard, writes=writes)
-        watch = Stopwatch()
-        first = state.epoch
-        try:
-            for phase, epoch_in_phase in list(self._schedule())[state.epoch :]:
-                memory = self._memory(state, phase)
-                with memory_guard(f"search, phase '{phase.name}'", memory.forecast, memory.remedies):
-                    forecast = None
-                    if state.epoch == first or epoch_in_phase == 0:
-                        forecast, self.rate_alone = memory.prepare(), memory.rate_alone()
-                    genotype = self._epoch(state, phase, log, watch)
-                if forecast is not None:
-                    report_peak(forecast, self.device)
-                if writes:
-                    name = f"epoch_{state.epoch:04d}.json"
-                    write_atomic(folder.path / "genotypes" / name, genotype.to_json())
-                if epoch_in_phase == phase.epochs - 1 and phase.end is not None:
-                    state = self.builder.edited(state, phase.end, self.temperatures(state.epoch - 1))
-                    say(f"end of phase '{phase.name}': {_edit_words(state)}")
-                log.flush()
-                if writes:
-                    save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
-        finally:
-            log.close()
-        source = "checkpoint: recommended genotype"
-        recommended = cells_only(parse_genotype(state.recommended, source), source)
-        if exceeded := self.limits.words(recommended):
-            warn(f"no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
-        return recommended
-
-    def _memory(self, state: SearchState, phase: Phase) -> StepMemory:
-        return StepMemory(
-            state,
-            phase,
-            self.config.phases.index(phase),
-            self.config,
-            self.temperatures(state.epoch),
-            self.image_shape,
-            self.train_batches.largest,
-            self.device,
-        )
-
-    def _schedule(self) -> Iterator[tuple[Phase, int]]:
-        for phase in self.config.phases:
-            for epoch_in_phase in range(phase.epochs):
-                yield phase, epoch_in_phase
-
-    def temperatures(self, epoch: int) -> dict[str, float]:
-        """T of each cell kind in an epoch of the search."""
-        phase, epoch_in_phase = list(self._schedule())[epoch]
-        if phase.temperature is None:
-            alpha_epochs = self.config.alpha_epochs()
-            schedule = self.config.temperature
-            progress = sum(alpha_epochs[:epoch]) / max(sum(alpha_epochs) - 1, 1)
-        else:
-            schedule, progress = phase.temperature, epoch_in_phase / max(phase.epochs - 1, 1)
-        return {"normal": schedule.normal.at(progress), "reduce": schedule.reduce.at(progress)}
-
-    def diversity(self, epoch: int) -> float:
-        """Weight of the mean entropy in an epoch of the search."""
-        part = self.config.diversity
-        return diversity_weight(part.weight, part.tau, sum(self.config.alpha_epochs()[:epoch]))
-
-    def _epoch(self, state: SearchState, phase: Phase, log: MetricsLog, watch: Stopwatch) -> Genotype:
-        epoch, total = state.epoch, self.config.num_epochs()
+    def _epoch(self, state: SearchState, epoch: int, log: MetricsLog, watch: Stopwatch) -> Genotype:
+        """Trains an epoch and logs it; gives the genotype as it stands then."""
+        strategy, total = self.strategy, self.strategy.num_epochs
+        description = f"{strategy.part(epoch)} epoch {epoch + 1}/{total}"
         seed_everything(self.seed, "search", epoch)
-        temperatures = self.temperatures(epoch)
-        step = BilevelStep(
-            state.supernet,
-            state.alphas,
-            state.weight_optimizer,
-            state.alpha_optimizer,
-            self.config,
-            temperatures,
-            self.diversity(epoch),
-            StepOptions(
-                phase.relaxation,
-                (self.seed, epoch),
-                state.micro_batch,
-                state.weight_precision,
-                state.alpha_precision,
-            ),
-        )
-        stepper = _Stepper(step, phase, self.config, epoch, len(self.train_batches))
+        strategy.begin_epoch(epoch)
         set_progress(state.supernet, epoch / total)
-        description = f"{phase.name} epoch {epoch + 1}/{total}"
         result = train_epoch(
-            stepper,
-            self._batches(epoch, phase),
+            _Steps(strategy, state),
+            self._batches(epoch),
             len(self.train_batches),
             description,
             self.config.acceleration.check_interval,
         )
         watch.add()
         state.epoch += 1
-        with torch.no_grad():
-            probabilities = {k: p.cpu() for k, p in state.alphas.probabilities(temperatures).items()}
-        genotype = self._with_provenance(discretize(probabilities, self.space, self.plugins), epoch=epoch + 1)
+        probabilities = strategy.probabilities()
+        genotype = strategy.genotype(probabilities)
         check_replicas(state.alphas, f"{description}: alphas and genotype", genotype.hash())
-        self._recommend(state, genotype, result.means)
-        seconds_left = watch.remaining(total - state.epoch)
+        state.seen.append(
+            {
+                "epoch": state.epoch,
+                "accuracy": result.means.get("validation_accuracy"),
+                "excess": self.limits.largest_excess(genotype),
+                "genotype": genotype.to_json(),
+            }
+        )
+        self._tell(epoch, log, watch, result, probabilities, genotype)
+        return genotype
+
+    def _end_epoch(
+        self, state: SearchState, epoch: int, genotype: Genotype, log: MetricsLog, folder: RunFolder | None
+    ) -> SearchState:
+        """Changes the structure where the strategy says so, and writes what a search needs to go on."""
+        if log.writes and folder is not None:
+            file = folder.path / "genotypes" / f"epoch_{state.epoch:04d}.json"
+            write_atomic(file, self._with_provenance(genotype, epoch=state.epoch).to_json())
+        structure = self.strategy.end_epoch(epoch)
+        if structure is not None:
+            state = self.builder.restructured(
+                state, structure.candidates, structure.num_cells, structure.reset_alphas
+            )
+            self.strategy.start(state)
+            say(f"{structure.reason}: {_structure_words(state)}")
+        state.strategy = self.strategy.state_dict()
+        log.flush()
+        if log.writes and folder is not None:
+            save_checkpoint(folder.checkpoint, KIND, state.structure(), state.tensors())
+        return state
+
+    @contextmanager
+    def _memory(self, epoch: int) -> Iterator[None]:
+        """Forecasts memory where a new part begins, and says what needs less where it runs out."""
+        memory = self.strategy.memory(epoch)
+        if memory is None:
+            yield
+            return
+        with memory_guard(f"search, phase '{self.strategy.part(epoch)}'", memory.forecast, memory.remedies):
+            forecast = None
+            if epoch == self.first_epoch or self.strategy.begins(epoch):
+                forecast, self.rate_alone = memory.prepare(), memory.rate_alone()
+            yield
+        if forecast is not None:
+            report_peak(forecast, self.device)
+
+    def _tell(
+        self,
+        epoch: int,
+        log: MetricsLog,
+        watch: Stopwatch,
+        result: EpochResult,
+        probabilities: Mapping[str, Tensor],
+        genotype: Genotype,
+    ) -> None:
+        """Logs an epoch, and says what it reached."""
+        strategy, total, part = self.strategy, self.strategy.num_epochs, self.strategy.part(epoch)
+        seconds_left = watch.remaining(total - epoch - 1)
         entropy = float(mean_entropy(probabilities))
         rates = rate_values(result.images_per_second, self.rate_alone)
         log.log(
             epoch,
-            phase=phase.name,
+            phase=part,
             **result.means,
             entropy=entropy,
-            temperature=temperatures,
-            diversity=step.diversity,
-            learning_rate=stepper.learning_rate,
+            temperature=strategy.temperatures,
+            **strategy.figures(),
             genotype=genotype.hash(),
             operations=operation_counts(genotype),
             time={**rates, "seconds_left": seconds_left},
             **number_of_ranks(),
         )
+        self.history.append({"step": epoch, "phase": part, **result.means, "entropy": entropy})
         if log.writes:
             self._show(log, epoch, probabilities, genotype)
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
         say(
-            f"{description}: {shown} entropy {entropy:.3f} T {temperatures['normal']:.3g} genotype"
-            f" {genotype.hash()}, {rate_words(rates)}, {eta(seconds_left)} left"
+            f"{part} epoch {epoch + 1}/{total}: {shown} entropy {entropy:.3f}"
+            f" T {strategy.temperatures['normal']:.3g} genotype {genotype.hash()}, {rate_words(rates)},"
+            f" {eta(seconds_left)} left"
         )
-        if phase.trains != "weights":
-            largest = largest_entropy(state.supernet.candidates)
+        if strategy.trains(epoch) != "weights" and strategy.state is not None:
+            largest = largest_entropy(strategy.state.supernet.candidates)
             limits = self.config.collapse
             for warning in collapse_warnings(genotype, entropy, largest, limits, self.space.kind_of):
                 warn(warning)
-        return genotype
 
-    def _batches(self, epoch: int, phase: Phase) -> Iterator[tuple[Batch, Batch | None]]:
+    def _decide(self, state: SearchState | None, folder: RunFolder | None) -> Genotype:
+        """Has the strategy choose; writes the front and its first member."""
+        seen = [] if state is None else state.seen
+        self.candidates = tuple(map(_candidate, seen))
+        found = Found(self.setting, self.candidates, state, lambda genotype: self._accuracy(state, genotype))
+        front = self.front = self.strategy.decide(found)
+        best = front.recommended
+        more = {"epoch": best.epoch} if best.epoch else {}
+        recommended = self._with_provenance(best.genotype, **more, rule=front.rule)
+        if exceeded := self.limits.words(recommended):
+            warn(f"no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
+        if folder is not None and folder.is_written_here:
+            document = front_document(front, self.limits.costs, self._about(), max(len(seen), 1))
+            write_atomic(folder.path / "front.json", json.dumps(document, indent=1) + "\n")
+            write_atomic(folder.path / "genotype.json", recommended.to_json())
+        return recommended
+
+    def _about(self) -> dict[str, Any]:
+        """What a front says of the search."""
+        return {
+            "search": "cells",
+            "strategy": self.config.strategy.name,
+            "evaluation": "supernet",
+            "seed": self.seed,
+            "limits": self.limits.limits.model_dump(mode="json"),
+            "objectives": ["search-validation accuracy, maximised", "OPs (FLOPs + BOPs/64), minimised"],
+        }
+
+    def _accuracy(self, state: SearchState | None, genotype: Genotype) -> float:
+        """The accuracy of a genotype's operations alone in the supernet, on the search-validation images."""
+        assert state is not None, "nothing was trained"
+        weights = {kind: rows.to(self.device) for kind, rows in one_hot(genotype, self.space).items()}
+        network = _Inherited(state.supernet, weights)
+        return evaluate(network, self.validation_batches, self.config.loss)["accuracy"]
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Batch, Batch | None]]:
         train = self.train_batches.epoch(derive_seed(self.seed, "train", epoch))
-        if phase.trains == "weights":
+        if self.strategy.trains(epoch) == "weights":
             for batch in train:
                 yield batch, None
             return
@@ -273,24 +325,13 @@ class Search:
             yield from self.validation_batches.epoch(derive_seed(self.seed, "validation", epoch, lap))
             lap += 1
 
-    def _recommend(self, state: SearchState, genotype: Genotype, means: Mapping[str, float]) -> None:
-        reached = means.get("validation_accuracy", -1.0)
-        excess = self.limits.largest_excess(genotype)
-        is_nearer = excess < state.best_excess
-        if is_nearer or (
-            excess == state.best_excess and (self.config.recommend == "last" or reached > state.best_accuracy)
-        ):
-            state.best_accuracy = reached if is_nearer else max(reached, state.best_accuracy)
-            state.best_excess = excess
-            state.recommended = self._with_provenance(genotype, rule=self.config.recommend).to_json()
-
     def _with_provenance(self, genotype: Genotype, **more: Any) -> Genotype:
         return genotype.model_copy(update={"provenance": {**self.provenance, **genotype.provenance, **more}})
 
     def _show(
         self, log: MetricsLog, epoch: int, probabilities: Mapping[str, Tensor], genotype: Genotype
     ) -> None:
-        is_last = epoch == self.config.num_epochs() - 1
+        is_last = epoch == self.strategy.num_epochs - 1
         if not self.tensorboard or (epoch % self.config.picture_interval and not is_last):
             return
         from binas.draw.figure import cell_image
@@ -304,32 +345,37 @@ class Search:
         log.image(epoch, "cells", cell_image(genotype))
 
 
-class _Stepper:
-    """What one position of the epoch's batches does, and the learning rate on the way."""
+class _Steps:
+    """What an epoch's batches are handed to."""
 
-    def __init__(
-        self, bilevel: BilevelStep, phase: Phase, config: SearchConfig, epoch: int, steps_per_epoch: int
-    ) -> None:
-        self.bilevel, self.phase, self.config = bilevel, phase, config
-        self.trained = (bilevel.supernet, bilevel.alphas)
-        self.done = epoch * steps_per_epoch
-        self.total = config.num_epochs() * steps_per_epoch
-        self.learning_rate = 0.0
+    def __init__(self, strategy: Strategy, state: SearchState) -> None:
+        self.strategy = strategy
+        self.trained = (state.supernet, state.alphas)
 
-    def step(self, batches: tuple[Batch, Batch | None]) -> tuple[int, Mapping[str, Tensor]]:
-        train, validation = batches
-        factor = self.config.learning_rate.factor(self.done / self.total)
-        self.learning_rate = self.config.weights.learning_rate * factor
-        set_learning_rate(self.bilevel.weight_optimizer, self.learning_rate)
-        values: dict[str, Tensor] = {}
-        if validation is not None:
-            values |= self.bilevel.alpha_step(validation)
-        if self.phase.trains != "alphas":
-            values |= self.bilevel.weight_step(train)
-        self.done += 1
-        return len(train[1]), values
+    def step(self, batch: tuple[Batch, Batch | None]) -> tuple[int, Mapping[str, Tensor]]:
+        train, validation = batch
+        return len(train[1]), self.strategy.step(train, validation)
 
 
-def _edit_words(state: SearchState) -> str:
+class _Inherited(nn.Module):
+    """A supernet in which these edge weights stand still."""
+
+    def __init__(self, supernet: Supernet, edge_weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.supernet, self.edge_weights = supernet, edge_weights
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits. Shape: (N, C, H, W) -> (N, classes)."""
+        logits: Tensor = self.supernet(images, self.edge_weights)
+        return logits
+
+
+def _candidate(row: Mapping[str, Any]) -> Candidate:
+    source = "checkpoint: genotype of an epoch"
+    genotype = cells_only(parse_genotype(row["genotype"], source), source)
+    return Candidate(genotype, row["epoch"], row["accuracy"], row["excess"])
+
+
+def _structure_words(state: SearchState) -> str:
     counts = [len(names) for kind in CELL_KINDS for names in state.supernet.candidates[kind]]
     return f"{state.supernet.settings.num_cells} cells, at most {max(counts)} operations on an edge"

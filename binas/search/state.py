@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,10 @@ class SearchState:
     weight_optimizer: torch.optim.Optimizer
     alpha_optimizer: torch.optim.Optimizer
     epoch: int = 0
-    best_accuracy: float = -1.0
-    best_excess: float = math.inf
-    """By how much the recommended genotype exceeds the limits, 0 where it keeps them."""
-    recommended: str = ""
-    """The recommended genotype so far, as JSON text."""
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    """For each epoch its number from 1 on, accuracy, excess over the limits, and genotype as JSON text."""
+    strategy: dict[str, Any] = field(default_factory=dict)
+    """What the strategy keeps besides."""
     micro_batch: int | None = None
     """Images computed at a time. What `auto` chose stays until an edit, so that a run goes on bit for bit."""
     weight_precision: MixedPrecision = field(default_factory=MixedPrecision)
@@ -65,9 +65,8 @@ class SearchState:
             "weight_optimizer": optimizer_state(self.weight_optimizer, _named(self.supernet)),
             "alpha_optimizer": optimizer_state(self.alpha_optimizer, _named(self.alphas)),
             "epoch": self.epoch,
-            "best_accuracy": self.best_accuracy,
-            "best_excess": self.best_excess,
-            "recommended": self.recommended,
+            "seen": self.seen,
+            "strategy": self.strategy,
             "micro_batch": self.micro_batch,
             "weight_precision": self.weight_precision.state_dict(),
             "alpha_precision": self.alpha_precision.state_dict(),
@@ -115,36 +114,45 @@ class Builder:
         load_weights(state.alphas, saved["alphas"], path)
         load_optimizer_state(state.weight_optimizer, saved["weight_optimizer"], _named(state.supernet))
         load_optimizer_state(state.alpha_optimizer, saved["alpha_optimizer"], _named(state.alphas))
-        state.epoch, state.best_accuracy = saved["epoch"], saved["best_accuracy"]
-        state.recommended, state.best_excess = saved["recommended"], saved.get("best_excess", 0.0)
+        state.epoch, state.strategy = saved["epoch"], saved.get("strategy", {})
+        state.seen = saved["seen"] if "seen" in saved else _seen_before(saved)
         state.micro_batch = saved.get("micro_batch", state.micro_batch)
         state.weight_precision.load_state_dict(saved.get("weight_precision"))
         state.alpha_precision.load_state_dict(saved.get("alpha_precision"))
         return state
 
-    def edited(self, state: SearchState, edit: Edit, temperatures: dict[str, float]) -> SearchState:
-        """The state after the structural edit at the end of a phase.
+    def edited(self, state: SearchState, edit: Edit, temperatures: Mapping[str, float]) -> SearchState:
+        """The state after the structural edit at the end of a phase; see `restructured`."""
+        candidates = kept_candidates(state, edit.operations_per_edge, temperatures)
+        return self.restructured(state, candidates, edit.num_cells, edit.reset_alphas)
+
+    def restructured(
+        self,
+        state: SearchState,
+        candidates: Candidates,
+        num_cells: int | None = None,
+        reset_alphas: bool = False,
+    ) -> SearchState:
+        """The state with other operations left, or another depth.
 
         Operations that are left keep weights, alphas and optimizer state by name; a new depth starts the
         weights and their optimizer afresh.
         """
-        candidates = kept_candidates(state, edit.operations_per_edge, temperatures)
         settings = state.supernet.settings
-        deeper = edit.num_cells is not None and edit.num_cells != settings.num_cells
+        deeper = num_cells is not None and num_cells != settings.num_cells
         if deeper:
-            settings = settings.model_copy(update={"num_cells": edit.num_cells, "reductions": None})
+            settings = settings.model_copy(update={"num_cells": num_cells, "reductions": None})
         after = self._state(candidates, settings, f"edit at epoch {state.epoch}")
         if not deeper:
             old = state.supernet.state_dict()
             after.supernet.load_state_dict({name: old[name] for name in after.supernet.state_dict()})
             saved = optimizer_state(state.weight_optimizer, _named(state.supernet))
             load_optimizer_state(after.weight_optimizer, saved, _named(after.supernet))
-        if not edit.reset_alphas:
+        if not reset_alphas:
             after.alphas.load_state_dict(state.alphas.state_dict())
             saved = optimizer_state(state.alpha_optimizer, _named(state.alphas))
             load_optimizer_state(after.alpha_optimizer, saved, _named(after.alphas))
-        after.epoch, after.best_accuracy = state.epoch, state.best_accuracy
-        after.recommended, after.best_excess = state.recommended, state.best_excess
+        after.epoch, after.seen, after.strategy = state.epoch, state.seen, state.strategy
         after.weight_precision, after.alpha_precision = state.weight_precision, state.alpha_precision
         return after
 
@@ -169,7 +177,7 @@ class Builder:
 
 
 def kept_candidates(
-    state: SearchState, operations_per_edge: int | None, temperatures: dict[str, float]
+    state: SearchState, operations_per_edge: int | None, temperatures: Mapping[str, float]
 ) -> Candidates:
     """The most probable operations of each edge, in the order of the space; ties go to the first."""
     if operations_per_edge is None:
@@ -187,6 +195,21 @@ def kept_candidates(
                 best = [ranked[1]]  # nothing else would be left to choose at discretisation
             kept[kind].append([name for name in names if name in best])
     return kept
+
+
+def _seen_before(saved: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an older checkpoint knows of the epochs before: the genotype that was the best one so far."""
+    if not saved["recommended"]:
+        return []
+    reached = saved["best_accuracy"]
+    return [
+        {
+            "epoch": json.loads(saved["recommended"])["provenance"].get("epoch", 0),
+            "accuracy": None if reached < 0 else reached,
+            "excess": saved.get("best_excess", 0.0),
+            "genotype": saved["recommended"],
+        }
+    ]
 
 
 def _named(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from binas.arch.alphas import Alphas, mean_entropy
+from binas.arch.alphas import Alphas
 from binas.arch.supernet import Supernet
 from binas.binarize import after_optimizer_step
 from binas.engine.acceleration import MixedPrecision
@@ -23,7 +22,11 @@ from binas.engine.sync_batch_norm import waits_for_ranks
 from binas.engine.update import Update
 from binas.run.seeds import generator
 from binas.search.config import SearchConfig
-from binas.search.relaxation import EdgeMix, Relaxation, draw_paths, single_path
+from binas.search.regularizers.base import Regularizer, Relaxed
+from binas.search.relaxations.base import EdgeMix, Mixing
+from binas.search.relaxations.softmax import Softmax
+
+Term = Callable[[Relaxed], Tensor | None]
 
 
 @contextmanager
@@ -44,13 +47,13 @@ class StepOptions:
     """How steps are carried out.
 
     Args:
-        relaxation: how probabilities become edge weights.
-        key: seed and epoch; with the number of a step they decide what a single path draws.
+        mixing: how alphas become edge weights.
+        key: seed and epoch; with the number of a step they decide what is drawn.
         micro_batch: largest number of images that are computed at a time; None: all of a batch.
         weight_precision, alpha_precision: arithmetic of each kind of step.
     """
 
-    relaxation: Relaxation = "softmax"
+    mixing: Mixing = field(default_factory=Softmax)
     key: tuple[int, int] = (0, 0)
     micro_batch: int | None = None
     weight_precision: MixedPrecision = field(default_factory=MixedPrecision)
@@ -65,7 +68,7 @@ class BilevelStep:
         weight_optimizer, alpha_optimizer: of each.
         config: of the search.
         temperatures: T of each cell kind in this epoch.
-        diversity: weight of the mean entropy in this epoch's alpha loss.
+        regularizers: what else stands in the losses of this epoch.
         options: how steps are carried out.
     """
 
@@ -77,15 +80,17 @@ class BilevelStep:
         alpha_optimizer: torch.optim.Optimizer,
         config: SearchConfig,
         temperatures: Mapping[str, float],
-        diversity: float,
+        regularizers: Sequence[Regularizer] = (),
         options: StepOptions | None = None,
     ) -> None:
         self.supernet, self.alphas, self.config = supernet, alphas, config
         self.weight_optimizer, self.alpha_optimizer = weight_optimizer, alpha_optimizer
-        self.temperatures, self.diversity = temperatures, diversity
+        self.temperatures, self.regularizers = temperatures, tuple(regularizers)
         self.options = options or StepOptions()
+        self._changes_mix = [one for one in self.regularizers if type(one).mix is not Regularizer.mix]
+        self._is_fixed = self.options.mixing.is_fixed_program and not self._changes_mix
         self._counts = {"alpha": 0, "weight": 0}
-        self._paths: Mapping[str, list[int]] | None = None
+        self._draws = torch.Generator()
         capture = self._capture()
         self._alpha_update = Update(
             self.alpha_forward,
@@ -109,36 +114,35 @@ class BilevelStep:
     def alpha_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the alphas on a batch of the search-validation split, the weights frozen.
 
-        loss = CE(logits) − diversity · mean entropy
+        loss = that of the images + that of the regularizers
         """
-        self._draw("alpha")
         with frozen(self.supernet), self._statistics():
-            return dict(self._alpha_update(batch))
+            values = dict(self._alpha_update(batch))
+        self._counts["alpha"] += 1
+        return values
 
     def weight_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the weights on a batch of the train split, the alphas fixed."""
-        self._draw("weight")
         values = dict(self._weight_update(batch))
+        self._counts["weight"] += 1
         after_optimizer_step(self.supernet)
         return values
 
     def backward_only(self, batch: Batch, trains: str) -> None:
         """The backward passes of a phase's step on one batch, without any update; gradients stay behind."""
         if trains != "weights":
-            self._draw("alpha")
             with frozen(self.supernet), self._statistics():
                 self._alpha_update.backward(batch)
         if trains != "alphas":
-            self._draw("weight")
             self._weight_update.backward(batch)
 
     def alpha_forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the alphas on a batch, and what is reported of it."""
         images, labels = batch
-        probabilities = self.alphas.probabilities(self.temperatures)
-        logits = self._logits(images, probabilities, self.options.alpha_precision)
+        mix = self._mix("alpha")
+        logits = self._logits(images, mix, self.options.alpha_precision)
         loss = self.config.loss(logits, labels)
-        total = loss - self.diversity * mean_entropy(probabilities) if self.diversity else loss
+        total = self._with(loss, mix, [one.loss for one in self.regularizers])
         return total, {
             "alpha_loss": total,
             "validation_loss": loss,
@@ -149,27 +153,37 @@ class BilevelStep:
         """The loss of the weights on a batch, and what is reported of it."""
         images, labels = batch
         with torch.no_grad():
-            probabilities = self.alphas.probabilities(self.temperatures)
-        logits = self._logits(images, probabilities, self.options.weight_precision)
+            mix = self._mix("weight")
+        logits = self._logits(images, mix, self.options.weight_precision)
         loss = self.config.loss(logits, labels)
-        return loss, {"train_loss": loss, "train_accuracy": accuracy(logits, labels)}
+        total = self._with(loss, mix, [one.weight_loss for one in self.regularizers])
+        return total, {"train_loss": loss, "train_accuracy": accuracy(logits, labels)}
 
-    def _logits(
-        self, images: Tensor, probabilities: Mapping[str, Tensor], precision: MixedPrecision
-    ) -> Tensor:
-        mix = EdgeMix(probabilities) if self._paths is None else single_path(probabilities, self._paths)
+    def _mix(self, what: str) -> EdgeMix:
+        """What is mixed in this step, the same for all parts of its batch, on every device."""
+        if not self._is_fixed:
+            (seed, epoch), count = self.options.key, self._counts[what]
+            self._draws = generator("cpu", seed, f"{what}_path", epoch, count)
+        mix = self.options.mixing.edge_weights(self.alphas, self.temperatures, self._draws)
+        for regularizer in self._changes_mix:
+            mix = regularizer.mix(mix, self._draws)
+        return mix
+
+    def _logits(self, images: Tensor, mix: EdgeMix, precision: MixedPrecision) -> Tensor:
         with precision.autocast():
             logits = self.supernet(images, mix.weights, mix.paths)
         return precision.full(logits)
 
-    def _draw(self, what: str) -> None:
-        """Draws this step's paths, the same for all parts of its batch, on every device."""
-        if self.options.relaxation == "softmax":
-            return
-        draws = generator("cpu", self.options.key[0], f"{what}_path", self.options.key[1], self._counts[what])
-        self._counts[what] += 1
-        with torch.no_grad():
-            self._paths = draw_paths(self.alphas.probabilities(self.temperatures), draws)
+    def _with(self, loss: Tensor, mix: EdgeMix, terms: Sequence[Term]) -> Tensor:
+        """The loss with the terms that the regularizers add to it."""
+        if not terms:
+            return loss
+        probabilities = mix.probabilities or self.alphas.probabilities(self.temperatures)
+        relaxed = Relaxed(self.alphas, probabilities, mix.weights, self.temperatures)
+        for term in terms:
+            added = term(relaxed)
+            loss = loss if added is None else loss + added
+        return loss
 
     def _statistics(self) -> AbstractContextManager[None]:
         if self.config.alpha_step_updates_batch_norm:
@@ -178,16 +192,11 @@ class BilevelStep:
 
     def _capture(self) -> Literal["off", "cuda_graphs", "compile"]:
         obstacle = None
-        if self.options.relaxation != "softmax":
-            obstacle = "a single path is another program in each step"
+        if not self._is_fixed:
+            obstacle = "what is mixed is drawn: each step is another program"
         elif self.config.checkpoint_cells:
             obstacle = "cells are computed twice (search.checkpoint_cells)"
         elif waits_for_ranks(self.supernet):
             obstacle = "batch-norm waits for other ranks (distributed.sync_batch_norm)"
         device = next(self.supernet.parameters()).device
         return capture_choice(self.config.acceleration.capture, device, obstacle)
-
-
-def diversity_weight(weight: float, tau: float, epoch: int) -> float:
-    """λ · exp(−epoch / τ), epochs counted from 0 at the end of the warm-up."""
-    return weight * math.exp(-epoch / tau)

@@ -25,7 +25,8 @@ from binas.arch.supernet import Candidates, Supernet, all_candidates
 from binas.binarize import set_precision
 from binas.config import shipped_names
 from binas.search.config import SearchConfig
-from binas.search.step import BilevelStep, diversity_weight
+from binas.search.regularizers.diversity import Diversity, diversity_weight
+from binas.search.step import BilevelStep
 
 SPACES = shipped_names("search_spaces")
 PRECISIONS = {"binary": (True, True), "real-weights": (True, False), "real": (False, False)}
@@ -236,7 +237,7 @@ def test_the_two_steps_of_search(updates: bool) -> None:
     supernet, oracle, alphas, x, y = separated_problem(space, "binary", None, (8, 8))
     optimizers = [torch.optim.SGD(module.parameters(), 0.0) for module in (supernet, alphas)]
     config, weight = SearchConfig(alpha_step_updates_batch_norm=updates), diversity_weight(DIVERSITY, TAU, 3)
-    step = BilevelStep(supernet, alphas, *optimizers, config, TEMPERATURES, weight)
+    step = BilevelStep(supernet, alphas, *optimizers, config, TEMPERATURES, (Diversity(weight),))
     expected, gradients = alpha_step(oracle, _values(alphas), x, y, TEMPERATURES, DIVERSITY, 3, TAU, updates)
     assert_near(step.alpha_step((x, y))["alpha_loss"].detach(), torch.tensor(expected), "alpha loss")
     for kind in KINDS:

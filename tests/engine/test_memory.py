@@ -33,7 +33,8 @@ from binas.run.checkpoint import load_checkpoint
 from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
 from binas.run.memory_meter import peak_of
 from binas.search.config import SearchConfig
-from binas.search.relaxation import draw_paths, single_path
+from binas.search.regularizers.diversity import Diversity
+from binas.search.relaxations.single_path import SinglePath, draw_paths, single_path
 from binas.search.state import Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions
 from binas.train.retrain import Retraining
@@ -68,7 +69,7 @@ def bilevel(state: SearchState, settings: SearchConfig, diversity: float = 1.0, 
         state.alpha_optimizer,
         settings,
         FLAT,
-        diversity,
+        (Diversity(diversity),),
         StepOptions(**more),
     )
 
@@ -314,7 +315,7 @@ def test_edges_that_are_all_zeroise_are_no_error() -> None:
     with torch.no_grad():
         for kind in CELL_KINDS:
             state.alphas.get_parameter(kind)[:, column] += 100.0
-    step = bilevel(state, settings, diversity=0.0, relaxation="single_path")
+    step = bilevel(state, settings, diversity=0.0, mixing=SinglePath())
     values = step.alpha_step(batch()) | step.weight_step(batch())
     assert all(bool(value.isfinite()) for value in values.values())
 

@@ -24,9 +24,10 @@ from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
 from binas.search.collapse import collapse_warnings, largest_entropy
 from binas.search.config import Collapse, Edit, SearchConfig
+from binas.search.regularizers.diversity import Diversity, diversity_weight
 from binas.search.search import Search
 from binas.search.state import Builder, SearchState, kept_candidates
-from binas.search.step import BilevelStep, diversity_weight
+from binas.search.step import BilevelStep
 
 SUPERNET = {"init_channels": 4, "num_cells": 2, "reductions": [1], "stem_multiplier": 1}
 OPERATIONS = ["zeroise", "skip", "binary_conv_3x3"]
@@ -51,7 +52,13 @@ def fresh(settings: SearchConfig, space: Any = SPACE) -> SearchState:
 def bilevel(state: SearchState, settings: SearchConfig, diversity: float = 0.0) -> BilevelStep:
     state.supernet.train()
     return BilevelStep(
-        state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, settings, FLAT, diversity
+        state.supernet,
+        state.alphas,
+        state.weight_optimizer,
+        state.alpha_optimizer,
+        settings,
+        FLAT,
+        (Diversity(diversity),),
     )
 
 
@@ -139,18 +146,23 @@ def test_diversity_falls_exponentially_from_the_end_of_the_warm_up(data: Data) -
     assert diversity_weight(2.0, 7.7, 3) == pytest.approx(2.0 * math.exp(-3 / 7.7))
     phases = [{"trains": "weights", "epochs": 2}, {"epochs": 3}]
     work = search(data, config(phases=phases, diversity={"weight": 2.0, "tau": 4.0}))
+    work.strategy.start(work.start)
+    found = []
+    for epoch in range(5):
+        work.strategy.begin_epoch(epoch)
+        found.append(work.strategy.figures()["diversity"])
     expected = [2.0, 2.0, 2.0, 2.0 * math.exp(-1 / 4), 2.0 * math.exp(-2 / 4)]
-    assert [work.diversity(epoch) for epoch in range(5)] == pytest.approx(expected)
+    assert found == pytest.approx(expected)
 
 
-def test_temperatures_of_each_cell_kind(data: Data) -> None:
+def test_temperatures_of_each_cell_kind() -> None:
     temperature = {
         "normal": {"start": 1.0, "end": 0.2, "shape": "linear"},
         "reduce": {"start": 4.0, "end": 1.0, "shape": "exponential"},
     }
     phases = [{"trains": "weights", "epochs": 2}, {"epochs": 3}]
-    work = search(data, config(phases=phases, temperature=temperature))
-    found = [work.temperatures(epoch) for epoch in range(5)]
+    work = config(phases=phases, temperature=temperature)
+    found = [work.temperatures_at(epoch) for epoch in range(5)]
     assert [kinds["normal"] for kinds in found] == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.2])
     assert [kinds["reduce"] for kinds in found] == pytest.approx([4.0, 4.0, 4.0, 2.0, 1.0])
 

@@ -74,7 +74,8 @@ def run(options: Namespace, overrides: Overrides) -> int:
             return 0
         file = folder.path / "genotype.json"
         drawing = _draw_beside(genotype, folder.path)
-        rule = "drawn at random" if recipe.search.strategy == "random" else f"{recipe.search.recommend} epoch"
+        drawn = search.front.rule == "random"
+        rule = "drawn at random" if drawn else f"{search.front.rule} epoch"
         say(f"recommended genotype {genotype.hash()} ({rule}): {file}\ndrawn: {drawing}")
         words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
         name = ["--name", f"{recipe.name}_retrain"]

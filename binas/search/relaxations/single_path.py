@@ -1,4 +1,4 @@
-"""How probabilities become what the supernet computes: all operations mixed, or one drawn for each edge.
+"""One operation drawn for each edge, with a straight-through gradient.
 
 Legend: E edges of a cell in the order of `cell_edges`, O operations in the order of the space.
 """
@@ -6,26 +6,24 @@ Legend: E edges of a cell in the order of `cell_edges`, O operations in the orde
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Relaxation = Literal["softmax", "single_path"]
+from binas.arch.alphas import Alphas
+from binas.search.relaxations.base import EdgeMix, Relaxation, register_relaxation
 
 
-@dataclass(frozen=True)
-class EdgeMix:
-    """What the supernet is given.
+@register_relaxation("single_path")
+class SinglePath(Relaxation):
+    """One operation of each edge is run, drawn with its probability; see `single_path`."""
 
-    Args:
-        weights: for each cell kind the (E, O) edge weights.
-        paths: for each cell kind the column of the only operation to run on each edge; None: all run.
-    """
-
-    weights: Mapping[str, Tensor]
-    paths: Mapping[str, list[int]] | None = None
+    def edge_weights(
+        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+    ) -> EdgeMix:
+        """See `single_path`."""
+        probabilities = alphas.probabilities(temperatures)
+        return single_path(probabilities, draw_paths(probabilities, generator))
 
 
 def draw_paths(probabilities: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, list[int]]:
@@ -66,4 +64,4 @@ def single_path(probabilities: Mapping[str, Tensor], paths: Mapping[str, list[in
         drawn = rows.gather(1, columns)
         # 0·log p of an operation that is gone would be no number, so ones are scattered, not multiplied
         weights[kind] = torch.zeros_like(rows).scatter(1, columns, drawn / drawn.detach())
-    return EdgeMix(weights, paths)
+    return EdgeMix(weights, paths, probabilities)

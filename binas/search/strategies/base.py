@@ -1,0 +1,173 @@
+"""What a strategy is: the seam at which methods of search are plugged in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from binas.arch.alphas import Alphas
+from binas.arch.discretize import discretize
+from binas.arch.genotype import Genotype
+from binas.arch.supernet import Candidates
+from binas.engine.micro_batch import Batch
+from binas.errors import UserError
+from binas.registry import nearest
+from binas.search.config import SearchConfig
+from binas.search.decisions.base import Found, Front
+from binas.search.memory import StepMemory
+from binas.search.parts import STRATEGIES
+from binas.search.relaxations.base import EdgeMix
+from binas.search.setting import SearchSetting
+from binas.search.state import SearchState
+
+register_strategy = STRATEGIES.register
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a supernet consists of from now on.
+
+    Args:
+        candidates: the operations left on each edge; what is left keeps weights, alphas and optimizer state.
+        num_cells: another depth, with which all weights start afresh; None: as before.
+        reset_alphas: whether alphas start afresh.
+        reason: told with it, in a few words.
+    """
+
+    candidates: Candidates
+    num_cells: int | None = None
+    reset_alphas: bool = False
+    reason: str = "edit"
+
+
+class Strategy:
+    """A method of search. In order, the search calls:
+
+    1. the constructor, with a `SearchSetting` and the options that stand beside the strategy's name;
+    2. `num_epochs`; where it is 0 nothing is trained, and the next call is `decide`;
+    3. `start` with supernet, alphas and their optimizers: at the beginning, and after each change of
+       structure; `load_state_dict` follows where a search begins or goes on;
+    4. for each epoch `begin_epoch`; `trains`, which says what batches are needed; `step` for each batch, in
+       which `edge_weights` is asked; `genotype`, which is written and logged with `figures`; `end_epoch`,
+       which may change the structure; and `state_dict` for the checkpoint;
+    5. `decide`, once.
+
+    A strategy may change supernet, alphas and optimizers in `step` alone. Whatever it draws comes from the
+    generator it is given or from (seed, epoch), so that a search that goes on draws what it would have drawn.
+
+    Args:
+        setting: what the search is about.
+    """
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+    """Keys of `search` that it reads; another one that is set for it is refused."""
+
+    def __init__(self, setting: SearchSetting) -> None:
+        self.setting = setting
+        self.state: SearchState | None = None
+        self.temperatures: Mapping[str, float] = {"normal": 1.0, "reduce": 1.0}
+        """T of each cell kind in this epoch."""
+
+    @property
+    def num_epochs(self) -> int:
+        """Passes over the train split."""
+        return 0
+
+    def start(self, state: SearchState) -> None:
+        """Takes what is trained."""
+        self.state = state
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Prepares an epoch, counted from 0."""
+
+    def part(self, epoch: int) -> str:
+        """The name of the part of the search that an epoch belongs to, for logs."""
+        return "search"
+
+    def trains(self, epoch: int) -> Literal["weights", "alphas", "both"]:
+        """What an epoch trains; without alphas `step` gets no search-validation batches."""
+        return "both"
+
+    def begins(self, epoch: int) -> bool:
+        """Whether a step of this epoch may need other memory than the one before."""
+        return False
+
+    def memory(self, epoch: int) -> StepMemory | None:
+        """Forecasts what a step of an epoch needs; None: nothing is forecast."""
+        return None
+
+    def edge_weights(
+        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+    ) -> EdgeMix:
+        """What operations are mixed with in one forward pass, as `Relaxation.edge_weights`."""
+        raise NotImplementedError
+
+    def step(self, train: Batch, validation: Batch | None) -> Mapping[str, Tensor]:
+        """Trains on a batch of the train split and one of the search-validation split.
+
+        Returns:
+            Scalars by name, means over the batch; those called loss are checked, and
+            `validation_accuracy` is what decisions go by.
+        """
+        raise NotImplementedError
+
+    def end_epoch(self, epoch: int) -> Structure | None:
+        """What the supernet consists of from now on; None: as before."""
+        return None
+
+    @torch.no_grad()
+    def probabilities(self) -> dict[str, Tensor]:
+        """What the genotype is taken from: softmax(alpha / T). Shape: (E, O) for each cell kind."""
+        assert self.state is not None
+        return {kind: p.cpu() for kind, p in self.state.alphas.probabilities(self.temperatures).items()}
+
+    def genotype(self, probabilities: Mapping[str, Tensor]) -> Genotype:
+        """The genotype as it stands after an epoch: the most probable operations and edges."""
+        return discretize(probabilities, self.setting.space, self.setting.plugins)
+
+    def figures(self) -> Mapping[str, float]:
+        """What is logged of an epoch besides."""
+        return {}
+
+    def decide(self, found: Found) -> Front:
+        """The candidates, the recommended one first."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it needs to go on, beside supernet, alphas and optimizers: plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+
+
+def unused_keys(config: SearchConfig) -> list[str]:
+    """Keys of `search` that differ from the default, and that the chosen strategy does not read."""
+    uses: frozenset[str] = getattr(config.strategy.entry, "uses", frozenset())
+    defaults = SearchConfig()
+    return [
+        key
+        for key in SearchConfig.model_fields
+        if key != "strategy" and key not in uses and getattr(config, key) != getattr(defaults, key)
+    ]
+
+
+def check_uses(config: SearchConfig) -> None:
+    """Raises a `UserError` where a key is set that the chosen strategy does not read."""
+    for key in unused_keys(config):
+        uses = sorted(getattr(config.strategy.entry, "uses", ()))
+        raise UserError(
+            f"search.{key}: strategy '{config.strategy.name}' does not use it; leave it out"
+            + (f";{nearest(key, uses)}" if uses else "")
+        )
+
+
+def without_unused(config: SearchConfig) -> tuple[SearchConfig, list[str]]:
+    """The settings without what the chosen strategy does not read, and the keys that were left out."""
+    unused = unused_keys(config)
+    defaults = SearchConfig()
+    return config.model_copy(update={key: getattr(defaults, key) for key in unused}), unused
