@@ -30,6 +30,7 @@ def test_the_files_of_a_search_and_a_retraining(done: Path) -> None:
         "cells.svg",
         "checkpoint.pt",
         "config.yaml",
+        "front.json",
         "genotype.json",
         "genotypes",
         "manifest.json",
