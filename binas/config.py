@@ -96,7 +96,12 @@ class NamedOptions(Config):
         Raises:
             UserError: nothing is registered by that name.
         """
-        return self.registry[self.name] if self._given is None else self._given
+        if self._given is not None:
+            return self._given
+        if self.name not in self.registry:
+            known = nearest(self.name, self.registry)
+            raise UserError(f"unknown {self.registry.kind} '{self.name}';{known}", hint="plugins")
+        return self.registry[self.name]
 
     def build(self, *arguments: Any) -> Any:
         """The entry called with these arguments and the options; an instance that was given, as it is.
@@ -119,15 +124,23 @@ class NamedOptions(Config):
 def option_parameters(entry: Callable[..., Any], num_arguments: int = 0) -> dict[str, inspect.Parameter]:
     """The options that an entry takes after its first arguments, by name, with their types resolved."""
     parameters = list(inspect.signature(entry).parameters.values())
-    try:
-        hints = typing.get_type_hints(entry.__init__ if isinstance(entry, type) else entry)  # type: ignore[misc]
-    except (NameError, TypeError):  # a type that is imported for checkers only
-        hints = {}
+    function = entry.__init__ if isinstance(entry, type) else entry  # type: ignore[misc]
     return {
-        one.name: one.replace(annotation=hints.get(one.name, Any))
+        one.name: one.replace(annotation=_resolved(one, getattr(function, "__globals__", {})))
         for one in parameters[num_arguments:]
         if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     }
+
+
+def _resolved(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
+    """A parameter's type where it can be found; any, where it has none or one for checkers only."""
+    if parameter.annotation is parameter.empty:
+        return Any
+    holder = type("holder", (), {"__annotations__": {"it": parameter.annotation}})
+    try:
+        return typing.get_type_hints(holder, names)["it"]
+    except NameError:
+        return Any
 
 
 def checked_options(

@@ -81,11 +81,20 @@ def of_all_ranks(config: Batched, resumed: RunFolder | None) -> Batched:
 
 
 def open_run(
-    kind: str, options: Namespace, overrides: Overrides, config: str | None, start: Any = None
+    kind: str,
+    options: Namespace,
+    overrides: Overrides,
+    config: str | None,
+    start: Any = None,
+    settle: Callable[[Recipe], Recipe] = lambda recipe: recipe,
 ) -> tuple[Recipe, RunFolder | None]:
-    """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well."""
+    """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well.
+
+    Args:
+        settle: checks and completes a recipe that a run is begun with.
+    """
     if options.resume is None or options.print_config:
-        recipe = load_recipe(config, overrides, start, options.plugins)
+        recipe = settle(load_recipe(config, overrides, start, options.plugins))
         if not options.print_config and is_first_rank():
             RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
         return recipe, None
@@ -95,7 +104,7 @@ def open_run(
         raise UserError(
             f"--resume {options.resume}: goes on with its own recipe; leave out CONFIG and --key VALUE"
         )
-    asked = None if options.resume else load_recipe(config, overrides, start, options.plugins)
+    asked = None if options.resume else settle(load_recipe(config, overrides, start, options.plugins))
     path = Path(options.resume) if asked is None else asked.runs / asked.name
     # rank 0 holds the lock, the others only read
     folder = RunFolder.resume(path, kind) if is_first_rank() else RunFolder.follow(path, kind, resumed=True)

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 import binas.search.decisions
 import binas.search.regularizers
 import binas.search.relaxations  # noqa: F401 (their files register them)
-from binas.config import Config, merged
+from binas.config import Config, NamedOptions, merged
 from binas.engine.acceleration import Acceleration
 from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import MicroBatch
@@ -192,5 +192,13 @@ class SearchConfig(Config):
 
     def registered_names(self) -> set[str]:
         """Names of strategy, relaxations, regularizers and decision that it uses."""
-        choices = [self.strategy, self.decision, *self.regularizers, *(p.relaxation for p in self.phases)]
-        return {choice.name for choice in choices}
+        return {choice.name for choice in self.choices().values()}
+
+    def choices(self) -> dict[str, NamedOptions]:
+        """What is chosen by name, by the key under which it stands."""
+        return {
+            "strategy": self.strategy,
+            **{f"phases.{place}.relaxation": phase.relaxation for place, phase in enumerate(self.phases)},
+            **{f"regularizers.{place}": choice for place, choice in enumerate(self.regularizers)},
+            "decision": self.decision,
+        }

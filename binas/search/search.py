@@ -296,7 +296,7 @@ class Search:
         return {
             "search": "cells",
             "strategy": self.config.strategy.name,
-            "evaluation": "supernet",
+            "evaluation": "supernet" if self.strategy.num_epochs else None,
             "seed": self.seed,
             "limits": self.limits.limits.model_dump(mode="json"),
             "objectives": ["search-validation accuracy, maximised", "OPs (FLOPs + BOPs/64), minimised"],

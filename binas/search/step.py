@@ -140,7 +140,9 @@ class BilevelStep:
         """The loss of the alphas on a batch, and what is reported of it."""
         images, labels = batch
         mix = self._mix("alpha")
-        logits = self._logits(images, mix, self.options.alpha_precision)
+        with self.options.alpha_precision.autocast():
+            logits = self.supernet(images, mix.weights, mix.paths)
+        logits = self.options.alpha_precision.full(logits)
         loss = self.config.loss(logits, labels)
         total = self._with(loss, mix, [one.loss for one in self.regularizers])
         return total, {
@@ -154,7 +156,9 @@ class BilevelStep:
         images, labels = batch
         with torch.no_grad():
             mix = self._mix("weight")
-        logits = self._logits(images, mix, self.options.weight_precision)
+        with self.options.weight_precision.autocast():
+            logits = self.supernet(images, mix.weights, mix.paths)
+        logits = self.options.weight_precision.full(logits)
         loss = self.config.loss(logits, labels)
         total = self._with(loss, mix, [one.weight_loss for one in self.regularizers])
         return total, {"train_loss": loss, "train_accuracy": accuracy(logits, labels)}
@@ -168,11 +172,6 @@ class BilevelStep:
         for regularizer in self._changes_mix:
             mix = regularizer.mix(mix, self._draws)
         return mix
-
-    def _logits(self, images: Tensor, mix: EdgeMix, precision: MixedPrecision) -> Tensor:
-        with precision.autocast():
-            logits = self.supernet(images, mix.weights, mix.paths)
-        return precision.full(logits)
 
     def _with(self, loss: Tensor, mix: EdgeMix, terms: Sequence[Term]) -> Tensor:
         """The loss with the terms that the regularizers add to it."""

@@ -43,7 +43,7 @@ def assert_told(result: tuple[int, str, str], *parts: str) -> None:
         (["--search.batch_size", "many"], ["tiny.yaml", "search.batch_size", "'many'"]),
         (["--search.batch_size", "0"], ["search.batch_size", "greater than or equal to 1"]),
         (["--search.phases.9.epochs", "3"], ["'search.phases.9.epochs'", "none of the 3 positions"]),
-        (["--search.strategy", "magic"], ["search.strategy", "'gradient' or 'random'"]),
+        (["--search.strategy", "magic"], ["search.strategy: unknown strategy 'magic'", "gradient, random"]),
         (["--data.name", "cifar"], ["data.name", "did you mean 'cifar10'"]),
         (["--space", "bnaz"], ["bnaz", "did you mean 'bnas'"]),
         (["--space.operations", "[bin_conv]"], ["unknown operation 'bin_conv'", "--plugins FILE"]),

@@ -36,19 +36,35 @@ def add_arguments(arguments: Arguments) -> None:
     """What the command takes."""
     arguments.add("recipe", nargs="?", metavar="CONFIG", help="the same as --config")
     run_options(arguments)
-    arguments.add("--strategy", choices=("gradient", "random"), help="short for --search.strategy")
+    arguments.add(
+        "--strategy",
+        metavar="NAME",
+        help="a strategy of binas methods, in place of the recipe's; keys that it does not use are left out",
+    )
 
 
 @on_all_ranks
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas search"""
     from binas.search.search import Search
+    from binas.search.strategies.base import check_settings, without_unused
 
     if options.strategy:
         overrides["search.strategy"] = options.strategy
     if options.micro_batch:
         overrides["search.micro_batch"] = options.micro_batch
-    recipe, resumed = open_run("search", options, overrides, options.config or options.recipe)
+    lays_over = "search.strategy" in overrides
+
+    def settle(recipe: Recipe) -> Recipe:
+        config, unused = without_unused(recipe.search) if lays_over else (recipe.search, [])
+        check_settings(config)
+        if unused and not options.print_config:
+            left_out = ", ".join(f"search.{key}" for key in unused)
+            say(f"strategy {config.strategy.name}: leaves out {left_out}, which it does not use")
+        return recipe.model_copy(update={"search": config})
+
+    config = options.config or options.recipe
+    recipe, resumed = open_run("search", options, overrides, config, settle=settle)
     if recipe.model is not None:
         raise UserError(f"model: {recipe.model.name}: is for binas retrain; leave it out to search")
     if options.print_config:

@@ -15,7 +15,6 @@ from binas.arch.genotype import Genotype
 from binas.arch.supernet import Candidates
 from binas.engine.micro_batch import Batch
 from binas.errors import UserError
-from binas.registry import nearest
 from binas.search.config import SearchConfig
 from binas.search.decisions.base import Found, Front
 from binas.search.memory import StepMemory
@@ -156,14 +155,15 @@ def unused_keys(config: SearchConfig) -> list[str]:
     ]
 
 
-def check_uses(config: SearchConfig) -> None:
-    """Raises a `UserError` where a key is set that the chosen strategy does not read."""
+def check_settings(config: SearchConfig) -> None:
+    """Raises a `UserError` for an unknown name or option, and for a key that the strategy does not read."""
+    for key, choice in config.choices().items():
+        try:
+            choice.check(1 if key == "strategy" else 0)
+        except UserError as error:
+            raise UserError(f"search.{key}: {error}", hint=error.hint) from None
     for key in unused_keys(config):
-        uses = sorted(getattr(config.strategy.entry, "uses", ()))
-        raise UserError(
-            f"search.{key}: strategy '{config.strategy.name}' does not use it; leave it out"
-            + (f";{nearest(key, uses)}" if uses else "")
-        )
+        raise UserError(f"search.{key}: strategy '{config.strategy.name}' does not use it; leave it out")
 
 
 def without_unused(config: SearchConfig) -> tuple[SearchConfig, list[str]]:

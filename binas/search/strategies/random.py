@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import ClassVar
 
 from binas.run.seeds import derive_seed
 from binas.search.decisions.base import Candidate, Found, Front
@@ -15,6 +16,8 @@ class Random(Strategy):
 
     Reference: Li and Talwalkar, Random Search and Reproducibility for NAS, arXiv:1902.07638.
     """
+
+    uses: ClassVar[frozenset[str]] = frozenset({"limits"})
 
     def decide(self, found: Found) -> Front:
         """The first draw that keeps the limits."""
