@@ -143,6 +143,5 @@ def check_choices(place: str, activation: str | None, estimator: BinarizerSpec |
     ):
         if name is not None and name not in registry:
             raise UserError(
-                f"{place}.{key}: unknown {registry.kind} '{name}';{nearest(name, registry)}."
-                " One of your own comes with --plugins FILE"
+                f"{place}.{key}: unknown {registry.kind} '{name}';{nearest(name, registry)}", hint="plugins"
             )

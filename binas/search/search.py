@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +115,8 @@ class Search:
             self.plugins,
         )
         self.strategy: Strategy = config.strategy.build(self.setting)
-
-    @cached_property
-    def start(self) -> SearchState:
-        """The state before the first epoch."""
-        return self.builder.fresh()
+        self.start: SearchState | None = self.builder.fresh() if self.strategy.num_epochs else None
+        """The state before the first epoch; None where nothing is trained."""
 
     def _shared_out(self, images: Images, data: Data) -> Batches:
         size = self.config.batch_size
@@ -142,9 +138,8 @@ class Search:
         Args:
             folder: where `genotype.json`, `front.json`, checkpoints and metrics go; None: nothing is written.
         """
-        state = None
-        if self.strategy.num_epochs:
-            state = self.start
+        state = self.start
+        if state is not None:
             if folder is not None and first_says(folder.checkpoint.exists()):
                 state = self.builder.restored(folder.checkpoint)
                 say(f"resumed the search after epoch {state.epoch}/{self.strategy.num_epochs}")

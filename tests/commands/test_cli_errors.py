@@ -188,7 +188,7 @@ def test_a_damaged_genotype(done: Path, binas: Runner, command: list[str], kind:
         case "pickle":
             Path("g.json").write_bytes(pickle.dumps(Hostile()))
         case "version":
-            edited_genotype(done, version=2)
+            edited_genotype(done, version=3)
         case _:
             edited_genotype(done, normal=[{**edge[0], "op": "sep_conv"}, *edge[1:]])
     assert_told(binas(*command, "g.json"), "g.json")

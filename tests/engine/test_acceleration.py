@@ -25,6 +25,7 @@ from binas.engine.capture import GraphedBackward, capture_choice
 from binas.engine.loop import run_epoch
 from binas.run.checkpoint import load_checkpoint
 from binas.search.config import SearchConfig
+from binas.search.regularizers.diversity import Diversity
 from binas.search.state import Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions
 from binas.train.stage import RetrainConfig
@@ -58,7 +59,7 @@ def state_and_step(
         state.alpha_optimizer,
         settings,
         FLAT,
-        1.0,
+        (Diversity(1.0),),
         StepOptions(
             micro_batch=micro_batch,
             weight_precision=state.weight_precision,
@@ -355,7 +356,8 @@ def test_where_a_graph_cannot_be_recorded_steps_go_on_as_before(caplog: pytest.L
 
 
 COMPILE = """
-import sys, warnings
+import logging, sys, warnings
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)
 warnings.simplefilter("ignore")
 import torch
 from torch import nn
@@ -395,7 +397,13 @@ def test_captured_steps_give_what_ordinary_ones_give(capture: str) -> None:
         state = Builder(space(), settings, 3, 10, 0, torch.device("cuda")).fresh()
         state.supernet.train()
         step = BilevelStep(
-            state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer, settings, FLAT, 1.0
+            state.supernet,
+            state.alphas,
+            state.weight_optimizer,
+            state.alpha_optimizer,
+            settings,
+            FLAT,
+            (Diversity(1.0),),
         )
         for _ in range(5):
             values = step.alpha_step(batch("cuda")) | step.weight_step(batch("cuda"))

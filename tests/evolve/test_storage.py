@@ -307,7 +307,7 @@ def test_storages_that_cannot_be_used_are_told(where: str, words: list[str]) -> 
 def test_a_file_of_another_kind_is_told(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("a line\nanother\n")
-    with pytest.raises(UserError, match="is not a journal of binas evolve"):
+    with pytest.raises(UserError, match="is not a journal of an evolution"):
         open_storage(path, "study")
     assert path.read_text() == "a line\nanother\n"
 

@@ -448,7 +448,7 @@ def test_what_cannot_be_squeezed_is_told(data: Data, tmp_path: Path) -> None:
     wide = real_network(0)
     with pytest.raises(UserError, match="9 channels of the first cell: the network has 8; give 1 to 8"):
         squeezed(wide.network, wide.structure, 9)
-    with pytest.raises(UserError, match="3 is not a multiple of 2"):
+    with pytest.raises(UserError, match="3 channels of the first cell is not a multiple of 2"):
         squeezed(wide.network, wide.structure, 3)
     fixed = load_space({**WIDE, "grouping": {"channels_per_group": None, "groups": 2}})
     genotype = next(

@@ -13,6 +13,7 @@ from binas.arch.alphas import Alphas
 from binas.arch.discretize import discretize
 from binas.arch.genotype import Genotype
 from binas.arch.supernet import Candidates
+from binas.config import NamedOptions
 from binas.engine.micro_batch import Batch
 from binas.errors import UserError
 from binas.search.config import SearchConfig
@@ -158,16 +159,21 @@ def unused_keys(config: SearchConfig) -> list[str]:
 def check_settings(config: SearchConfig) -> None:
     """Raises a `UserError` for an unknown name or option, and for a key that the strategy does not read."""
     for key, choice in config.choices().items():
-        try:
-            choice.check(1 if key == "strategy" else 0)
-        except UserError as error:
-            raise UserError(f"search.{key}: {error}", hint=error.hint) from None
+        _check_choice(key, choice)
     for key in unused_keys(config):
         raise UserError(f"search.{key}: strategy '{config.strategy.name}' does not use it; leave it out")
 
 
+def _check_choice(key: str, choice: NamedOptions) -> None:
+    try:
+        choice.check(1 if key == "strategy" else 0)
+    except UserError as error:
+        raise UserError(f"search.{key}: {error}", hint=error.hint) from None
+
+
 def without_unused(config: SearchConfig) -> tuple[SearchConfig, list[str]]:
     """The settings without what the chosen strategy does not read, and the keys that were left out."""
+    _check_choice("strategy", config.strategy)
     unused = unused_keys(config)
     defaults = SearchConfig()
     return config.model_copy(update={key: getattr(defaults, key) for key in unused}), unused
