@@ -33,7 +33,7 @@ check: $(VENV)/.installed  ## formatting, lint, layers of imports and types
 	$(BIN)/mypy
 
 coverage: $(VENV)/.installed  ## branches of binas that the default tests run, subprocesses too; twice the time
-	$(BIN)/python tools/measuring/coverage.py
+	$(BIN)/python tools/measuring/branch_coverage.py
 
 ci-extra: $(VENV)/.installed  ## slow tests, oldest torch, other Pythons; adds a row to benchmarks/ci_extra.md
 	$(BIN)/python tools/ci_extra.py

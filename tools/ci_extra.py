@@ -18,8 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from measured import machine_words  # noqa: E402
+from tools.measuring.measured import machine_words
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "ci_extra.md"
@@ -32,7 +31,15 @@ supported and with other Pythons. A row a run.
 | date | part | result | minutes | host |
 | --- | --- | --- | --- | --- |
 """
-ROOMS = ["tests/arch", "tests/binarize", "tests/kernels", "tests/ops", "tests/engine", "tests/search", "tests/run"]
+ROOMS = [
+    "tests/arch",
+    "tests/binarize",
+    "tests/kernels",
+    "tests/ops",
+    "tests/engine",
+    "tests/search",
+    "tests/run",
+]
 """What another torch or Python can break; the commands run there too."""
 OTHERS = [*ROOMS, "tests/commands/test_cli.py", "tests/packaging/test_imports.py"]
 
@@ -66,7 +73,7 @@ def in_environment(name: str, python: str, *packages: str) -> str:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             return f"not run: cannot be installed: {(errors or ['?'])[0].removeprefix('ERROR: ')[:150]}"
-        versions = "import torch, platform; print('Python', platform.python_version() + ', torch', torch.__version__)"
+        versions = "import sys, torch; print('Python', sys.version.split()[0] + ', torch', torch.__version__)"
         told = subprocess.run([str(own), "-c", versions], capture_output=True, text=True).stdout.strip()
         return f"{pytest(own, *OTHERS)} ({told})"
     finally:
@@ -87,7 +94,9 @@ PARTS: dict[str, Callable[[], str]] = {"slow": slow, "oldest torch": oldest_torc
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be repeated")
     parser.add_argument("--row", action="store_true", help="add rows for --only too")
     args = parser.parse_args()

@@ -81,7 +81,7 @@ def test_the_linter_refuses_what_a_module_may_not_do() -> None:
     for text, rule in FORBIDDEN.items():
         done = subprocess.run(
             [
-                *(TOOLS / "ruff", "check", "--output-format=concise", "--no-cache", "-"),
+                *(str(TOOLS / "ruff"), "check", "--output-format=concise", "--no-cache", "-"),
                 "--stdin-filename=binas/some.py",
             ],
             input=f"{text}\n",
@@ -109,7 +109,7 @@ def test_an_upward_import_would_be_seen(tmp_path: Path) -> None:
         file.write("\n\ndef late():\n    from binas.search.parts import STRATEGIES\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
-        [TOOLS / "lint-imports", "--no-cache"],
+        [str(TOOLS / "lint-imports"), "--no-cache"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

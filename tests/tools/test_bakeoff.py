@@ -13,14 +13,10 @@ import pytest
 
 from binas.binarize.catalogue import KINDS
 from binas.config import read_mapping
+from tools.bakeoff import bakeoff, bakeoff_run, bakeoff_table
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-TOOL = CHECKOUT / "tools" / "bakeoff.py"
-sys.path.insert(0, str(TOOL.parent))
-
-import bakeoff  # noqa: E402
-import bakeoff_run  # noqa: E402
-import bakeoff_table  # noqa: E402
+TOOL = CHECKOUT / "tools" / "bakeoff" / "bakeoff.py"
 
 SETTINGS: dict[str, Any] = read_mapping(bakeoff_run.RECIPES)
 ENTRIES = SETTINGS["entries"]
@@ -94,7 +90,7 @@ def test_every_binarizer_is_trained_by_an_entry(kind: str) -> None:
     chosen = [getattr(bakeoff_run.binarization(entry), kind) for entry in ENTRIES.values()]
     trained = {spec.name for spec in chosen if spec is not None}
     built_in = {name for name in KINDS[kind] if not KINDS[kind].origin(name)}
-    assert built_in <= trained, f"give {sorted(built_in - trained)} an entry in tools/bakeoff.yaml"
+    assert built_in <= trained, f"give {sorted(built_in - trained)} an entry in tools/bakeoff/bakeoff.yaml"
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -13,14 +13,9 @@ import pytest
 from binas.config import build, read_mapping
 from binas.errors import UserError
 from binas.models import MODELS
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import bench_models  # noqa: E402
-import measured  # noqa: E402
-import study_from_scratch  # noqa: E402
-from study import load_study  # noqa: E402
+from tools.measuring import measured
+from tools.studies import bench_models, study_from_scratch
+from tools.studies.study import load_study
 
 FAMILIES = {
     "xnor_resnet",

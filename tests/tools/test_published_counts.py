@@ -12,12 +12,8 @@ import pytest
 from binas.errors import UserError
 from binas.models import MODELS, ModelChoice
 from binas.profile import LayerCost, Profile, count
-
-TOOLS = Path(__file__).parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import published_counts as tool  # noqa: E402
-import published_figures as data  # noqa: E402
+from tools.counts import published_counts as tool
+from tools.counts import published_figures as data
 
 MIB = 8 * 2**20
 
@@ -77,7 +73,9 @@ def test_twins_are_the_real_resnets() -> None:
 
 
 def test_the_page_is_what_the_tool_writes(figures: data.Figures) -> None:
-    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(figures), "python tools/published_counts.py"
+    assert tool.PAGE.read_text(encoding="utf-8") == tool.page(figures), (
+        "python tools/counts/published_counts.py"
+    )
 
 
 def test_every_network_and_every_figure_is_on_the_page(figures: data.Figures) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ from binas.train.evaluation import evaluate_checkpoint
 from binas.train.positive_share import PositiveShares
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig
+from tools.studies import study_optimisation
+from tools.studies.study import load_study
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
 
-import study_optimisation  # noqa: E402
-from study import load_study  # noqa: E402
-
-QUESTIONS = ROOT / "configs" / "studies" / "optimisation"
+QUESTIONS = ROOT / "tools" / "studies" / "optimisation"
 NETWORKS = """\
 networks:
   mlp:

@@ -23,12 +23,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT / "tests"))  # the oracle lives with the tests
 
 from oracles import network as oracles  # type: ignore[import-not-found]  # noqa: E402
 from oracles.flipped_signs import flipped_signs  # type: ignore[import-not-found]  # noqa: E402
-from side_by_side import measure, parser, peak_bytes, random_batch, report, seconds  # noqa: E402
 
 from binas.arch.genotype import read_cells  # noqa: E402
 from binas.arch.network import Network  # noqa: E402
@@ -37,6 +36,7 @@ from binas.data.batches import Batches  # noqa: E402
 from binas.data.config import Augmentation  # noqa: E402
 from binas.data.image_set import ImageSet  # noqa: E402
 from binas.ops import OPS  # noqa: E402
+from tools.measuring.side_by_side import measure, parser, peak_bytes, random_batch, report, seconds  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bnas_a": {

@@ -20,13 +20,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from measured import Rows, machine_name, machine_words, markdown_table, mean_std, settings_hash
-
 from binas.recipe import Recipe, load_recipe
 from binas.run.files import write_atomic
 from binas.run.metrics import read_metrics
+from tools.measuring.measured import (
+    Rows,
+    machine_name,
+    machine_words,
+    markdown_table,
+    mean_std,
+    settings_hash,
+)
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 STRATEGIES = ("evolution", "random")
 COLORS = {"evolution": "#0072b2", "random": "#999999"}
 PREDICTED = {"evolve.evaluations": 400, "evolve.population": 40}
@@ -188,7 +194,7 @@ def write_table(rows: Rows, out: Path) -> None:
         " search-validation images: no result of a network that is trained to its end. The hypervolume of the"
         " predicted search is that of predictions; its best accuracy is measured, on the four most accurate"
         " members of its front. Uniform networks (×1, ×2, the same groups, one precision) are stars.\n\n"
-        f"Command: `python tools/evolution_benchmark.py`. {machine_words()}.\n\n"
+        f"Command: `python tools/studies/evolution_benchmark.py`. {machine_words()}.\n\n"
         f"![Fronts; stars: uniform networks]({out.with_suffix('.png').name})\n\n"
     )
     out.parent.mkdir(parents=True, exist_ok=True)

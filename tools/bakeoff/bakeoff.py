@@ -19,14 +19,14 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch is imported
 
 import torch
-from bakeoff_run import RECIPES, bits, digest, measure, opened, recipes
-from bakeoff_table import write_table
 
 from binas.errors import UserError
 from binas.run.device import device_name
 from binas.run.seeds import set_deterministic
+from tools.bakeoff.bakeoff_run import RECIPES, bits, digest, measure, opened, recipes
+from tools.bakeoff.bakeoff_table import write_table
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
 
@@ -132,7 +132,7 @@ class Rows:
 
 
 def _command(options: argparse.Namespace) -> str:
-    words = ["python tools/bakeoff.py", "--machine", options.machine]
+    words = ["python tools/bakeoff/bakeoff.py", "--machine", options.machine]
     for key in ("subset", "epochs"):
         value = getattr(options, key)
         words += [] if value is None else [f"--{key}", str(value)]

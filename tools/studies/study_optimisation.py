@@ -1,6 +1,6 @@
 """The optimisation study: the questions of Alizadeh et al. (ICLR 2019), trained, tabled and drawn.
 
-Each file of `configs/studies/optimisation/` is a question; every variant is a recipe that the product's own
+Each file of `tools/studies/optimisation/` is a question; every variant is a recipe that the product's own
 loop trains. Equal recipes of several questions are trained once. Interrupted, the same command goes on:
 finished runs are rows of `benchmarks/optimisation_<machine>.jsonl`, and the one that was cut off is resumed
 from its last epoch. The table beside it is written again after each run.
@@ -20,9 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import CHECKOUT, Rows, opened
-from study import Planned, Study, load_study, study_parser
-from study_report import write_report
 from torch import nn
 
 from binas.binarize import BinaryConv2d
@@ -37,8 +34,11 @@ from binas.run.metrics import read_metrics
 from binas.run.seeds import set_deterministic
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
+from tools.measuring.measured import CHECKOUT, Rows, opened
+from tools.studies.study import Planned, Study, load_study, study_parser
+from tools.studies.study_report import write_report
 
-FOLDER = CHECKOUT / "configs" / "studies" / "optimisation"
+FOLDER = CHECKOUT / "tools" / "studies" / "optimisation"
 CPU = torch.device("cpu")
 
 

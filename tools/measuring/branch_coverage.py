@@ -1,6 +1,6 @@
 """Branches of binas that the default tests run, subprocesses included: a line a room, and one for all.
 
-    make coverage                                  # or: python tools/measuring/coverage.py [pytest's options]
+    make coverage            # or: python tools/measuring/branch_coverage.py [pytest's options]
 
 Loops that numba compiles are not seen; they are left out (their oracles compare results).
 Writes `.coverage.json` beside the checkout's `pyproject.toml` and prints the table.
@@ -41,7 +41,9 @@ def main() -> int:
         for old in ROOT.glob(".coverage.*"):
             old.unlink()
         run = [*coverage, "run", *chosen, "-m", "pytest", "-q", *options]
-        status = subprocess.run(run, cwd=ROOT, env={**os.environ, "COVERAGE_RCFILE": str(settings)}).returncode
+        status = subprocess.run(
+            run, cwd=ROOT, env={**os.environ, "COVERAGE_RCFILE": str(settings)}
+        ).returncode
         subprocess.run([*coverage, "combine", "-q", *chosen], cwd=ROOT, check=True)
         subprocess.run([*coverage, "json", "-q", *chosen, "-o", ".coverage.json"], cwd=ROOT, check=True)
     finally:
@@ -62,7 +64,9 @@ def table(report: dict[str, dict[str, dict[str, dict[str, int]]]]) -> str:
             found[key] += about["summary"]["num_branches"]
             run[key] += about["summary"]["covered_branches"]
     rooms = [*sorted(key for key in found if key != "all"), "all"]
-    return "\n".join(f"{key:12} {run[key]:6}/{found[key]:6} {run[key] / max(found[key], 1):6.1%}" for key in rooms)
+    return "\n".join(
+        f"{key:12} {run[key]:6}/{found[key]:6} {run[key] / max(found[key], 1):6.1%}" for key in rooms
+    )
 
 
 if __name__ == "__main__":

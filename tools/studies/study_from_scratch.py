@@ -1,6 +1,6 @@
 """The questions of "Back to Simplicity" (Bethge et al., arXiv:1906.08637), at a size that two cores train.
 
-Each file of `configs/studies/from_scratch/` is a question in the format of `study.py`; every variant is a
+Each file of `tools/studies/from_scratch/` is a question in the format of `study.py`; every variant is a
 recipe that the product's own loop trains, equal recipes once. Finished runs are rows of
 `benchmarks/from_scratch_<machine>.jsonl`, and one that was cut off goes on from its last epoch. The one table
 beside it is written again after each run.
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import CHECKOUT, Rows, machine_words, markdown_table, mean_std
-from study import Planned, Study, load_study, study_parser
-from study_optimisation import run, summary
 
 from binas.config import read_mapping
 from binas.errors import UserError
 from binas.run.files import write_atomic
 from binas.run.seeds import set_deterministic
+from tools.measuring.measured import CHECKOUT, Rows, machine_words, markdown_table, mean_std
+from tools.studies.study import Planned, Study, load_study, study_parser
+from tools.studies.study_optimisation import run, summary
 
-FOLDER = CHECKOUT / "configs" / "studies" / "from_scratch"
+FOLDER = CHECKOUT / "tools" / "studies" / "from_scratch"
 INTRODUCTION = (
     "The questions of Bethge, Yang, Bornstein and Meinel, *Back to Simplicity: How to Train Accurate BNNs"
     " from Scratch?*, arXiv:1906.08637, and two of its neighbours, at a size that runs here. Networks train"
@@ -136,7 +136,7 @@ def _head(study: Study, rows: Rows) -> str:
     found = [row for row in rows if row["settings"] in settings]
     minutes = sum(row["cpu_seconds"] for row in found) / 60
     seeds = sorted({row["seed"] for row in found}) or [0, 1, 2]
-    command = "python tools/study_from_scratch.py"
+    command = "python tools/studies/study_from_scratch.py"
     command += "" if study.size == "small" else f" --size {study.size}"
     command += "" if seeds == [0, 1, 2] else f" --seeds {' '.join(map(str, seeds))}"
     sizes = "\n".join(

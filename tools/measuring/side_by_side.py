@@ -26,7 +26,7 @@ from binas import __version__
 from binas.run.device import device_name
 from binas.run.files import write_atomic
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 Step = Callable[[], Any]
 COLUMNS = {
     "oracle s": ("oracle_seconds", "{:.3f}", 1),

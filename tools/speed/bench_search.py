@@ -22,12 +22,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, be
 import torch
 from torch.nn import functional as F
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT / "tests"))  # the oracle lives with the tests
 
 from oracles import supernet as oracles  # type: ignore[import-not-found]  # noqa: E402
 from oracles.flipped_signs import flipped_signs  # type: ignore[import-not-found]  # noqa: E402
-from side_by_side import machine, measure, parser, peak_bytes, random_batch, report  # noqa: E402
 
 from binas.arch.alphas import Alphas  # noqa: E402
 from binas.arch.space import load_space  # noqa: E402
@@ -38,6 +37,7 @@ from binas.run.files import write_atomic  # noqa: E402
 from binas.search.config import SearchConfig  # noqa: E402
 from binas.search.regularizers.diversity import Diversity  # noqa: E402
 from binas.search.step import BilevelStep  # noqa: E402
+from tools.measuring.side_by_side import machine, measure, parser, peak_bytes, random_batch, report  # noqa: E402
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "bnas": {
@@ -85,7 +85,7 @@ def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _on_device(options: argparse.Namespace) -> int:
-    from device_search import measure_on_device
+    from tools.speed.device_search import measure_on_device
 
     acceleration = Acceleration(mixed_precision=options.mixed_precision, capture=options.capture)
     device = pick_device(options.device)

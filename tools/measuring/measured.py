@@ -38,7 +38,7 @@ from binas.run.seeds import set_deterministic
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 SUBSET = 10_000
 """Training images of Fashion-MNIST in measurements, as many of each class; all 10,000 test images count."""
 NOT_MEASURED = {"name", "runs", "device", "num_threads", "tensorboard", "expected"}

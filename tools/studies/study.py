@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from measured import CHECKOUT, NOT_MEASURED, machine_name
 from pydantic import Field
 
 from binas.config import Config, build, read_mapping, with_override
 from binas.errors import UserError
 from binas.recipe import Recipe, load_recipe
 from binas.registry import nearest
+from tools.measuring.measured import CHECKOUT, NOT_MEASURED, machine_name
 
 NETWORKS_FILE = "networks.yaml"
 Overrides = dict[str, Any]

@@ -1,7 +1,7 @@
 """What binas counts for published networks beside what their papers print: benchmarks/published_counts.md.
 
-`python tools/published_counts.py` writes the page; with `--check` it only says whether the page is what would
-be written. Published figures, with their sources, and the reasons for differences stand in
+`python tools/counts/published_counts.py` writes the page; `--check` only says whether the page is what
+would be written. Published figures, with their sources, and the reasons for differences stand in
 published_figures.yaml. Nothing is trained or run: networks are counted without numbers.
 """
 
@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from measured import CHECKOUT, markdown_table
-from published_figures import COUNTS, FIGURES, Figures, Printed, Reason, Row, ours, read_figures
-
 from binas.errors import UserError
 from binas.run.files import write_atomic
+from tools.counts.published_figures import COUNTS, FIGURES, Figures, Printed, Reason, Row, ours, read_figures
+from tools.measuring.measured import CHECKOUT, markdown_table
 
 PAGE = CHECKOUT / "benchmarks" / "published_counts.md"
 TOLERANCE = 0.01
@@ -156,8 +155,8 @@ def page(figures: Figures) -> str:
     return f"""\
 # Published networks: our counts beside the printed ones
 
-Written by `python tools/published_counts.py`; a test holds this page equal to what the tool gives. Published
-figures and their sources are in `tools/published_figures.yaml`.
+Written by `python tools/counts/published_counts.py`; a test holds this page equal to what the tool gives.
+Published figures and their sources are in `tools/counts/published_figures.yaml`.
 
 {met_words(found)} Sizes are bits of
 binary weights + 32 × (real-valued parameters and affine batch-norms); OPs = FLOPs + BOPs/64; all rules stand

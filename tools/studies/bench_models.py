@@ -1,6 +1,6 @@
 """Published families under one recipe, beside their full-precision twins and a searched cell of equal OPs.
 
-The families, the cells and the recipe stand in `configs/studies/models.yaml`. Finished runs are rows of
+The families, the cells and the recipe stand in `tools/studies/models.yaml`. Finished runs are rows of
 `benchmarks/models_<machine>.jsonl`, and the table beside it is written again after each; interrupted, the
 same command goes on with what has no row yet.
 """
@@ -18,17 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measured import (
-    CHECKOUT,
-    Rows,
-    machine_name,
-    machine_words,
-    markdown_table,
-    mean_std,
-    opened,
-    settings_hash,
-    train,
-)
 from pydantic import Field, model_validator
 
 from binas.arch.genotype import Genotype, read_cells
@@ -41,8 +30,19 @@ from binas.ops import OPS
 from binas.profile import Profile, profile_genotype, profile_module
 from binas.recipe import Recipe
 from binas.run.files import write_atomic
+from tools.measuring.measured import (
+    CHECKOUT,
+    Rows,
+    machine_name,
+    machine_words,
+    markdown_table,
+    mean_std,
+    opened,
+    settings_hash,
+    train,
+)
 
-STUDY = CHECKOUT / "configs/studies/models.yaml"
+STUDY = CHECKOUT / "tools/studies/models.yaml"
 
 
 class CellNetwork(Config):
@@ -287,12 +287,12 @@ def _head(study: Study, table: Path) -> str:
     images = f"{train + validation:,} images of {data.name}"
     optimizer = stage.optimizer
     words = (
-        f"`python tools/bench_models.py`, {machine_words()}. Trained on {images}, {size} pixels, tested on"
-        f" {test:,}: {stage.epochs} epochs, batch {retrain.batch_size}, {optimizer.name}"
+        f"`python tools/studies/bench_models.py`, {machine_words()}. Trained on {images}, {size} pixels,"
+        f" tested on {test:,}: {stage.epochs} epochs, batch {retrain.batch_size}, {optimizer.name}"
         f" {optimizer.learning_rate:g} with {stage.learning_rate.shape} decay, weight decay"
         f" {optimizer.weight_decay:g}, one stage, no augmentation, no teacher. Each family with the"
         " binarization of its paper, at a width that makes its OPs those of a searched cell within"
-        f" {study.tolerance:.0%}: `configs/studies/models.yaml`. Nothing here is a paper's figure, and"
+        f" {study.tolerance:.0%}: `tools/studies/models.yaml`. Nothing here is a paper's figure, and"
         " nothing repeats a paper's training."
     )
     return f"# Families of published networks under one recipe\n\n{textwrap.fill(words, 110)}\n"

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measured import Rows, machine_words, markdown_table, mean_std
-from study import Planned, Question, Study
-
 from binas.config import read_mapping
 from binas.run.files import write_atomic
+from tools.measuring.measured import Rows, machine_words, markdown_table, mean_std
+from tools.studies.study import Planned, Question, Study
 
 Row = dict[str, Any]
 THRESHOLDS = (0.75, 0.80)
@@ -48,7 +47,7 @@ def head(study: Study, rows: Rows) -> str:
     """What was run, where, and how much of it is there."""
     keys = {one.key(seed) for one in study.planned for seed in _seeds(rows)}
     found = [row for row in rows if row["key"] in keys]
-    command = "python tools/study_optimisation.py" + (
+    command = "python tools/studies/study_optimisation.py" + (
         f" --size {study.size}" if study.size != "small" else ""
     )
     sizes = "\n".join(

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bakeoff_run import LAYOUT
-
 from binas.run.files import atomic_path, write_atomic
+from tools.bakeoff.bakeoff_run import LAYOUT
 
 Row = dict[str, Any]
 Settings = dict[str, Any]
