@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from binas.arch.space import SearchSpace, space_mapping
-from binas.config import Config, build, find_file, read_mapping, with_override
+from binas.config import Config, build, find_file, option_parameters, read_mapping, with_override
 from binas.data.config import DataConfig
+from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.models import ModelChoice
 from binas.plugins import load_plugins
+from binas.profile.measures import MEASURES, Limits
 from binas.registries import REGISTRIES
 from binas.run.distributed import Distributed
+from binas.run.progress import warn
 from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
 
 DEFAULT_SPACE = "binas"
+OLD_LIMITS = (
+    ("search", "limits", ""),
+    ("evolve", "max_ops", "ops"),
+    ("evolve", "max_bits", "bits"),
+    ("evolve", "max_latency", "latency_ms/at_most"),
+    ("evolve", "latency_table", "latency_ms/table"),
+)
+"""Section and key where a limit stood before, and its measure now."""
 
 
 def _whole_space(value: Any) -> Any:
@@ -72,6 +83,8 @@ class Recipe(Config):
     model: ModelChoice | None = None
     """A published network to retrain in place of a genotype: its name, or {name: …, stem: cifar, …}."""
     retrain: RetrainConfig = RetrainConfig()
+    limits: Limits = Limits()
+    """What a network that is handed on may cost, by measure of binas methods: {ops: 4.0e+6}."""
     distributed: Distributed = Distributed()
     expected: Expected = Expected()
 
@@ -96,14 +109,13 @@ def load_recipe(
         source, data = str(path), read_mapping(path)
         if isinstance(data.get("plugins"), list):
             data["plugins"] = [_beside(path, file) for file in data["plugins"]]
-        evolve = data.get("evolve")
-        if isinstance(evolve, dict) and isinstance(evolve.get("latency_table"), str):
-            data["evolve"] = {**evolve, "latency_table": _beside(path, evolve["latency_table"])}
     _load_plugins(overrides.get("plugins", data.get("plugins")), plugins)
+    if config is not None:
+        data = _tables_beside(path, with_limits(data, source, warn))
     # a whole section comes before what changes in it, however they stand on the command line
     for key, value in sorted(overrides.items(), key=lambda override: override[0].count(".")):
         data = with_override(_filled(data, key, source), key, value)
-    return build(Recipe, data, source)
+    return build(Recipe, with_limits(data, source, warn if overrides else None), source)
 
 
 def recorded_recipe(file: Path, plugins: Iterable[str] = ()) -> Recipe:
@@ -115,7 +127,49 @@ def recorded_recipe(file: Path, plugins: Iterable[str] = ()) -> Recipe:
     """
     data = read_mapping(file)
     _load_plugins(data.get("plugins"), plugins)
-    return build(Recipe, data, str(file))
+    return build(Recipe, with_limits(data, str(file)), str(file))
+
+
+def with_limits(
+    data: Mapping[str, Any], source: str, tell: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """A recipe's plain settings with what older keys say of limits moved to `limits`.
+
+    Args:
+        data: the settings.
+        source: where they stand, for errors.
+        tell: takes the warning that names the new key; None: nobody is told.
+    Raises:
+        UserError: an older key and the new one say it twice.
+    """
+    result, limits = dict(data), data.get("limits")
+    sections = {key: data.get(key) for key in ("search", "evolve")}
+    found: dict[str, tuple[str, Any]] = {}
+    for section, old, measure in OLD_LIMITS:
+        inner = sections[section]
+        if isinstance(inner, Mapping) and old in inner:
+            value, key = inner[old], f"{section}.{old}"
+            sections[section] = {name: given for name, given in inner.items() if name != old}
+            inside = value if old == "limits" and isinstance(value, Mapping) else {measure: value}
+            found |= {
+                name: (f"{key}.{name}" if old == "limits" else key, one) for name, one in inside.items()
+            }
+    if not found:
+        return result
+    result |= {key: value for key, value in sections.items() if value is not None}
+    moved = dict(limits) if isinstance(limits, Mapping) else {}
+    for name, (key, value) in found.items():
+        if value is None:
+            continue
+        measure, option = name.split("/") if "/" in name else (name, None)
+        below = moved.get(measure)
+        if below is not None and (option is None or not isinstance(below, dict) or option in below):
+            raise UserError(f"{source}: {key} and limits.{measure} say the same; leave {key} out")
+        moved[measure] = value if option is None else {**(below or {}), option: value}
+    if tell is not None:
+        words = ", ".join(f"{key} is limits.{name.replace('/', '.')}" for name, (key, _) in found.items())
+        tell(f"{source}: {words} now; the old key is still read")
+    return {**result, "limits": moved}
 
 
 def _load_plugins(named: Any, more: Iterable[str]) -> None:
@@ -142,6 +196,24 @@ def _at(value: Any, parts: list[str]) -> Any:
         else:
             value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def _tables_beside(config: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Files that measures are built from lie beside the recipe that names them."""
+    limits = data.get("limits")
+    if not isinstance(limits, Mapping):
+        return data
+    placed: dict[str, Any] = {}
+    for name, entry in limits.items():
+        placed[name] = entry
+        if isinstance(entry, Mapping) and name in MEASURES:
+            files = {
+                option
+                for option, parameter in option_parameters(MEASURES[name]).items()
+                if parameter.annotation is Path
+            }
+            placed[name] = {key: _beside(config, one) if key in files else one for key, one in entry.items()}
+    return {**data, "limits": placed}
 
 
 def _beside(config: Path, file: Any) -> Any:

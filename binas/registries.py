@@ -8,6 +8,7 @@ from binas.binarize import ACTIVATION_BINARIZERS, GRADIENT_QUANTIZERS, WEIGHT_BI
 from binas.data.datasets import DATASETS
 from binas.models import MODELS
 from binas.ops import NONLINEARITIES, OPS
+from binas.profile import MEASURES
 from binas.registry import Registry
 from binas.search.parts import DECISIONS, REGULARIZERS, RELAXATIONS, STRATEGIES
 
@@ -23,4 +24,5 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     RELAXATIONS,
     REGULARIZERS,
     DECISIONS,
+    MEASURES,
 )

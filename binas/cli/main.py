@@ -31,7 +31,7 @@ COMMANDS = {
     "draw": ("draw", "draw a genotype's cells"),
     "ops": ("ops", "list the operations, or check one of your own"),
     "binarizers": ("binarizers", "list the binarizers, or check one of your own"),
-    "methods": ("methods", "list the strategies, relaxations, regularizers and decisions of a search"),
+    "methods": ("methods", "list what a search is made of: strategies, relaxations, …, measures for limits"),
     "models": ("models", "list the published networks, or the options of one"),
     "data": ("data", "show the images of a recipe"),
     "import": ("import_legacy", "turn a legacy Genotype(...) text into a genotype file"),

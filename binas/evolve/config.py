@@ -36,7 +36,7 @@ class Operators(Config):
     choice: Literal["tournament", "uniform", "roulette"] = "tournament"
     """Which parent has a child: the better of two, any, or in proportion to accuracy less penalty."""
     penalty: float = Field(0.0, ge=0)
-    """Of roulette: what the accuracy loses for the whole budget of OPs (max_ops, or the costliest's)."""
+    """Of roulette: what the accuracy loses for the whole budget of OPs (limits.ops, or the costliest's)."""
     crossover: float = Field(0.5, ge=0, le=1)
     """Part of the children that have two parents; the others are mutations of one."""
     swap: float = Field(0.5, ge=0, le=1)
@@ -209,14 +209,6 @@ class EvolveConfig(Config):
     population: int = Field(8, ge=2)
     """Candidates in a generation; the first one is drawn at random."""
     operators: Operators = Operators()
-    max_ops: float | None = Field(None, gt=0)
-    """Limit on OPs (FLOPs + BOPs/64); what exceeds it is never trained; null: none."""
-    max_bits: float | None = Field(None, gt=0)
-    """Limit on the bits of all parameters; null: none."""
-    max_latency: float | None = Field(None, gt=0)
-    """Limit on the latency of one image in milliseconds, by `latency_table`; null: none."""
-    latency_table: Path | None = None
-    """A file of the times of single layers on a device: latencies are told, and may be limited."""
     references: bool = True
     """Whether uniform networks (×1 and ×2, or the same groups) are evaluated too, after all others."""
     evaluation: Literal["short", "shared", "tuned", "predicted"] = "short"
@@ -292,12 +284,6 @@ class EvolveConfig(Config):
     def _prediction_has_bits(self) -> EvolveConfig:
         if self.evaluation == "predicted" and self.search != "joint":
             raise ValueError("evaluation: predicted: is for search: joint; take short, shared or tuned")
-        return self
-
-    @model_validator(mode="after")
-    def _a_limit_has_its_table(self) -> EvolveConfig:
-        if self.max_latency is not None and self.latency_table is None:
-            raise ValueError("max_latency: needs latency_table, the file that says what layers take")
         return self
 
     @model_validator(mode="after")

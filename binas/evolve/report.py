@@ -72,17 +72,16 @@ def _row(trial: FrozenTrial, problem: Problem) -> dict[str, Any]:
         "accuracy": point.accuracy,
         "ops": point.cost,
         "bits": trial.user_attrs.get(BITS_KEY),
-        **latency_of(trial, problem),
+        **measured_of(trial, problem),
         "genome": list(problem.space.values(genome)),
         **({"inactive": inactive} if inactive else {}),
     }
 
 
-def latency_of(trial: FrozenTrial, problem: Problem) -> dict[str, float | None]:
-    """What a row says of a candidate's latency in milliseconds: nothing without a table."""
-    if problem.latencies is None:
-        return {}
-    return {"latency": problem.cost(tuple(trial.system_attrs[GENOME_KEY])).latency}
+def measured_of(trial: FrozenTrial, problem: Problem) -> dict[str, float]:
+    """What a row says of a candidate besides OPs and bits: whatever else the limits measure."""
+    measured = problem.cost(tuple(trial.system_attrs[GENOME_KEY])).measured
+    return {name: value for name, value in measured.items() if name not in ("ops", "bits")}
 
 
 def _generations(trials: Sequence[FrozenTrial], largest_cost: float) -> list[dict[str, Any]]:
@@ -123,8 +122,8 @@ def write_winners(
     for place, row in enumerate(document["front"], start=1):
         genome = problem.space.genome_of(row["genome"])
         name = f"{recipe['name']}_winner_{place}"
-        keys = ("candidate", "accuracy", "measured_accuracy", "ops", "bits", "latency", "genome")
-        found = {key: row[key] for key in keys if key in row}
+        left_out = ("generation", "inactive", "file")
+        found = {key: value for key, value in row.items() if key not in left_out}
         files.append(
             _write(
                 problem.variant(genome),

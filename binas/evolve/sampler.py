@@ -48,6 +48,7 @@ class EvolutionSampler(BaseGASampler):
         seed: of all draws.
         violation: how far a genome exceeds the limits, at most 0 where it keeps them; told before training.
         references: genomes that are evaluated after all others, whatever has been drawn before, by name.
+        budget: OPs for which roulette takes the whole penalty; None: those of the costliest parent.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class EvolutionSampler(BaseGASampler):
         seed: int,
         violation: Violation | None = None,
         references: Mapping[str, Genome] | None = None,
+        budget: float | None = None,
     ) -> None:
         super().__init__(population_size=config.population)
         if space.size < config.evaluations:
@@ -67,6 +69,7 @@ class EvolutionSampler(BaseGASampler):
         self.space, self.config, self.seed = space, config, seed
         self.violation = violation or (lambda genome: 0.0)
         self.references = dict(references or {})
+        self.budget = budget
 
     @property
     def num_trials(self) -> int:
@@ -124,7 +127,7 @@ class EvolutionSampler(BaseGASampler):
         parents: list[FrozenTrial] = []
         if self.config.strategy == "evolution":
             parents = self.get_parent_population(study, generation)
-        family = Family(self.space, self.config, study, parents)
+        family = Family(self.space, self.config, study, parents, self.budget)
         return self._new(family, taken, generator)
 
     def _new(self, family: Family, taken: set[Genome], generator: random.Random) -> Genome:
@@ -163,10 +166,16 @@ class Family:
         config: see `EvolutionSampler`.
         study: tells which objectives are maximised.
         parents: none means that children are drawn at random.
+        budget: OPs for which roulette takes the whole penalty; None: those of the costliest parent.
     """
 
     def __init__(
-        self, space: GenomeSpace, config: EvolveConfig, study: Study, parents: Sequence[FrozenTrial]
+        self,
+        space: GenomeSpace,
+        config: EvolveConfig,
+        study: Study,
+        parents: Sequence[FrozenTrial],
+        budget: float | None = None,
     ) -> None:
         self.space, self.operators = space, config.operators
         # the storage hands cached parents out in another order than select_parent gave them in
@@ -175,7 +184,7 @@ class Family:
         if trials:
             values = minimised(study, trials)
             self.fronts, self.distances = rank_and_crowding(values, penalties_of(trials))
-            self.fitness = fitness(values, self.operators, config.max_ops)
+            self.fitness = fitness(values, self.operators, budget)
 
     def child(self, generator: random.Random) -> Genome:
         """A genome made of one or two parents."""
@@ -201,11 +210,11 @@ class Family:
                 return generator.choice(self.genomes)
 
 
-def fitness(values: Values, operators: Operators, max_ops: float | None) -> list[float]:
+def fitness(values: Values, operators: Operators, budget: float | None) -> list[float]:
     """Accuracy less the penalty for OPs. Shape: (N, 2) minimised objectives -> N numbers."""
     costs = values[:, 1]
-    budget = max_ops or float(costs.max())
-    found: list[float] = (-values[:, 0] - operators.penalty * costs / max(budget, 1e-9)).tolist()
+    whole = max(budget or float(costs.max()), 1e-9)
+    found: list[float] = (-values[:, 0] - operators.penalty * costs / whole).tolist()
     return found
 
 

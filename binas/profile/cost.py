@@ -11,9 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Measure = Literal[
-    "parameters", "parameters_as_published", "binary_parameters", "bits", "flops", "bops", "ops"
-]
+Total = Literal["parameters", "parameters_as_published", "binary_parameters", "bits", "flops", "bops", "ops"]
 """The totals of the first column: what an objective can be."""
 
 Shape = tuple[int, ...]
@@ -284,7 +282,7 @@ class Profile:
         return max(elements, default=0) * REAL_BITS // 8
 
     def totals(self) -> dict[str, int | float]:
-        """The totals of the column "convolutions and linear", by `Measure`."""
+        """The totals of the column "convolutions and linear", by `Total`."""
         return {
             "parameters": self.parameters,
             "parameters_as_published": self.parameters_as_published,

@@ -1,4 +1,4 @@
-"""One call from a genotype, a published network or any module to its `Profile`, and limits on it.
+"""One call from a genotype, a published network or any module to its `Profile`.
 
 What a search or an evolution takes as objective or constraint: nothing is trained, a genotype is counted
 without being built, and a published network is built on torch's meta device, which holds no numbers.
@@ -10,21 +10,20 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from binas.arch.genotype import Genotype
 from binas.arch.network import Network
 from binas.arch.space import NetworkSettings
 from binas.binarize import binary_convolutions
-from binas.config import Config, build
+from binas.config import build
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model
 from binas.profile.closed_form import profile_genotype
-from binas.profile.cost import Measure, Profile
+from binas.profile.cost import Profile, Total
 from binas.profile.executed import profile_module
 
-MEASURES: tuple[Measure, ...] = get_args(Measure)
+TOTALS: tuple[Total, ...] = get_args(Total)
 
 
 def count(
@@ -90,32 +89,3 @@ def _count_built(built: nn.Module, task: Task, stage: dict[str, Any]) -> Profile
     if type(built) is Network and any(binary_convolutions(built)):
         return profile_genotype(built.genotype, *sizes, task.num_classes, built.settings, **stage)
     return profile_module(built, *sizes)
-
-
-class Limits(Config):
-    """What a network may cost at most; what is not set is not limited."""
-
-    parameters: int | None = Field(None, ge=0)
-    """All parameters that are read."""
-    bits: int | None = Field(None, ge=0)
-    """Stored bits: binary weights × bits of a code + 32 × all other parameters."""
-    flops: float | None = Field(None, ge=0)
-    """Real-valued multiply-accumulates of convolutions and linear layers for one image."""
-    bops: float | None = Field(None, ge=0)
-    """1-bit multiply-accumulates for one image."""
-    ops: float | None = Field(None, ge=0)
-    """FLOPs + BOPs/64."""
-
-    def excess(self, profile: Profile) -> dict[str, float]:
-        """By how much of itself each limit is exceeded; 0 or less means that it is kept.
-
-        An optimizer takes them as constraints as they are: all at most 0 is feasible.
-        """
-        totals = profile.totals()
-        limits = {key: value for key, value in self.model_dump().items() if value is not None}
-        # a limit of 0 is exceeded by the count itself
-        return {key: (totals[key] - limit) / max(limit, 1) for key, limit in limits.items()}
-
-    def holds(self, profile: Profile) -> bool:
-        """Whether no limit is exceeded."""
-        return all(excess <= 0 for excess in self.excess(profile).values())

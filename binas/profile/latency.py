@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator
+from torch import nn
 
 from binas.config import Config, build, dump_mapping, read_mapping
 from binas.errors import UserError
-from binas.profile.cost import LayerCost, Shape
+from binas.profile.cost import LayerCost, Profile, Shape
+from binas.profile.measures import Measure, register_measure
 from binas.run.files import write_atomic
 
 COUNTED = {"convolution": "conv", "linear": "linear"}
@@ -110,49 +112,50 @@ class LatencyTable(Config):
         return hashlib.sha256(json.dumps([self.device, self.unit, times]).encode()).hexdigest()
 
 
-class Latencies:
-    """Tells the latency of networks by the table in a file.
+@register_measure("latency_ms")
+class LatencyMilliseconds(Measure):
+    """Milliseconds for one image: the sum over convolutions and linear layers of what a table says.
 
     Args:
-        path: of the file.
+        table: a file of the times of single layers on a device; `binas latency` measures one.
     Raises:
         UserError: it cannot be read, or holds no table.
     """
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
+    unit = "ms"
+    reads_network = False
+
+    def __init__(self, table: Path) -> None:
+        if not table.is_file():
             raise UserError(
-                f"evolve.latency_table: {path}: no such file, beside the recipe or here; measure it first",
+                f"limits.latency_ms.table: {table}: no such file, beside the recipe or here; measure it",
                 hint="latency",
             )
-        self.path, self.table = path, LatencyTable.read(path)
+        self.path, self.table = table, LatencyTable.read(table)
         self._times = {entry.layer: entry.ms for entry in self.table.entries}
 
     def about(self) -> dict[str, str]:
         """Which table it is, in plain types."""
         return {"device": self.table.device, "hash": self.table.digest()}
 
-    def of(self, layers: Iterable[LayerCost], network: str) -> float:
+    def __call__(self, network: nn.Module, profile: Profile) -> float:
         """The latency in milliseconds of one image.
 
-        Args:
-            layers: of a profile.
-            network: the values of its genome, by which the tool finds it again.
         Raises:
             UserError: the table lacks one of the layers.
         """
         total = 0.0
-        for words, layer in signatures(layers):
+        for words, layer in signatures(profile.layers):
             if words not in self._times:
-                raise self._missing(words, network)
+                raise self._missing(words)
             total += self._times[words] * layer.runs
         return total
 
-    def _missing(self, words: str, network: str) -> UserError:
+    def _missing(self, words: str) -> UserError:
         near = difflib.get_close_matches(words, self._times, n=1, cutoff=0.0)
         nearest = f"the nearest is '{near[0]}'" if near else "it has none at all"
         return UserError(
-            f"{self.path}: lacks the layer '{words}'; {nearest}. Measure the layers of genome {network} into"
-            " it; a study that is under way keeps the table it was begun with, so begin a new one then",
+            f"{self.path}: lacks the layer '{words}'; {nearest}. Measure the missing layers"
+            " into it; a study that is under way keeps the table it was begun with, so begin a new one then",
             hint="latency",
         )

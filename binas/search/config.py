@@ -14,7 +14,6 @@ from binas.engine.acceleration import Acceleration
 from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import MicroBatch
 from binas.engine.optimizer import Curve, OptimizerConfig, Shape, anneal
-from binas.profile.count import Limits
 from binas.search.parts import DecisionChoice, RegularizerChoice, RelaxationChoice, StrategyChoice
 
 
@@ -127,8 +126,6 @@ class SearchConfig(Config):
     """The genotype to hand on: of the last epoch, or after the epoch of best search-validation accuracy."""
     decision: DecisionChoice = DecisionChoice(name="largest_alpha")
     """How the genotype is chosen in the end; largest_alpha: as `recommend` says."""
-    limits: Limits = Limits()
-    """Of what the network costs that the space's `network` builds: the genotype handed on keeps them."""
     collapse: Collapse = Collapse()
     picture_interval: int = Field(1, ge=1)
     """Epochs between two pictures of alphas and cells in TensorBoard, which take about half a second."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+
 from binas.arch.genotype import Genotype
+from binas.arch.network import Network
 from binas.arch.sample import random_genotype
 from binas.arch.space import SearchSpace
 from binas.errors import UserError
 from binas.plugins import PluginRecord
-from binas.profile.count import Limits, count
+from binas.profile.cost import Profile
+from binas.profile.count import count
+from binas.profile.measures import Limits
 
 MAX_DRAWS = 1000
 
@@ -30,20 +36,27 @@ class CostLimits:
     num_classes: int
 
     def costs(self, genotype: Genotype) -> dict[str, float]:
-        """OPs and bits of the network that the genotype's space builds."""
-        channels, height, width = self.image_shape
-        profile = count(genotype, (height, width), self.num_classes, channels)
-        return {"ops": profile.ops, "bits": profile.bits}
+        """OPs and bits of the network that the genotype's space builds, and what the limits measure."""
+        profile = self._profile(genotype)
+        values = self.limits.values(profile, lambda: self._network(genotype))
+        return {"ops": profile.ops, "bits": profile.bits, **values}
 
     def excess(self, genotype: Genotype) -> dict[str, float]:
         """By how much of itself each limit is exceeded, 0 or less where it is kept; empty without limits.
 
         The network is the one that the genotype's space builds in its settings `network`, fully binary.
         """
-        if self.limits == Limits():
+        if not self.limits.at_most:
             return {}
+        return self.limits.excess(self._profile(genotype), lambda: self._network(genotype))
+
+    def _profile(self, genotype: Genotype) -> Profile:
         channels, height, width = self.image_shape
-        return self.limits.excess(count(genotype, (height, width), self.num_classes, channels))
+        return count(genotype, (height, width), self.num_classes, channels)
+
+    def _network(self, genotype: Genotype) -> nn.Module:
+        with torch.device("meta"):
+            return Network(genotype, self.image_shape[0], self.num_classes)
 
     def largest_excess(self, genotype: Genotype) -> float:
         """The largest of them, 0 where all are kept."""
@@ -67,7 +80,7 @@ class CostLimits:
             nearest = told if nearest is None else min(nearest, told)
         assert nearest is not None
         raise UserError(
-            f"search.limits: none of {MAX_DRAWS} random genotypes of space '{space.name}' keeps them; the"
+            f"limits: none of {MAX_DRAWS} random genotypes of space '{space.name}' keeps them; the"
             f" nearest exceeds {nearest[1]}; raise them, or make space.network smaller"
         )
 

@@ -27,6 +27,7 @@ from binas.engine.memory import memory_guard, report_peak
 from binas.engine.micro_batch import Batch
 from binas.engine.scaling import rate_values, rate_words
 from binas.plugins import PluginRecord, records_for
+from binas.profile.measures import Limits
 from binas.run.checkpoint import save_checkpoint
 from binas.run.distributed import Distributed, first_says, num_ranks, number_of_ranks, rank
 from binas.run.files import write_atomic
@@ -59,6 +60,7 @@ class Search:
         provenance: what every genotype says about where it comes from.
         tensorboard: whether to write TensorBoard data too.
         distributed: how ranks train together, where a launcher has started several.
+        limits: what the network of the genotype that is handed on may cost, built as the space's `network`.
     """
 
     def __init__(
@@ -72,13 +74,15 @@ class Search:
         provenance: Mapping[str, Any] | None = None,
         tensorboard: bool = True,
         distributed: Distributed | None = None,
+        limits: Limits | None = None,
     ) -> None:
         space.check_operations()
         self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
         self.plugins = records_for(space.registered_names(), plugins)
         self.provenance = dict(provenance or {})
-        if parts := records_for(config.registered_names(), plugins):
+        own = config.registered_names() | (limits or Limits()).registered_names()
+        if parts := records_for(own, plugins):
             # what has found a genotype is told with it; what it is built from is needed to build it
             self.provenance["search_plugins"] = [record.model_dump(mode="json") for record in parts]
         self.builder = Builder(
@@ -92,7 +96,7 @@ class Search:
         )
         self.device = device
         image_shape = (data.channels, *data.image_size)
-        self.limits = CostLimits(config.limits, image_shape, data.num_classes)
+        self.limits = CostLimits(limits or Limits(), image_shape, data.num_classes)
         self.train_batches = self._shared_out(data.train(), data)
         self.validation_batches = self._shared_out(data.search_validation(), data)
         self.rate_alone: float | None = None
@@ -279,7 +283,7 @@ class Search:
         more = {"epoch": best.epoch} if best.epoch else {}
         recommended = self._with_provenance(best.genotype, **more, rule=front.rule)
         if exceeded := self.limits.words(recommended):
-            warn(f"no epoch's genotype kept search.limits; the nearest exceeds {exceeded}")
+            warn(f"no epoch's genotype kept the limits; the nearest exceeds {exceeded}")
         if folder is not None and folder.is_written_here:
             document = front_document(front, self.limits.costs, self._about(), max(len(seen), 1))
             write_atomic(folder.path / "front.json", json.dumps(document, indent=1) + "\n")

@@ -105,7 +105,7 @@ def test_groups_on_a_shared_network_under_a_limit(here: Path, binas: Runner) -> 
         "--evolve.shared.stage.epochs",
         "1",
     ]
-    words += ["--evolve.max_ops", "16000", "--evolve.evaluations", "5", "--evolve.references", "false"]
+    words += ["--limits.ops", "16000", "--evolve.evaluations", "5", "--evolve.references", "false"]
     status, _, error = binas("evolve", "groups.yaml", *words)
     assert status == 0, error
     document = found(here / "runs/tiny")
@@ -123,7 +123,7 @@ def test_groups_on_a_shared_network_under_a_limit(here: Path, binas: Runner) -> 
 
 
 def test_an_impossible_limit_is_told_and_nothing_is_trained(here: Path, binas: Runner) -> None:
-    words = ["--evolve.max_ops", "10", "--evolve.references", "false", "--evolve.operators.draws", "2"]
+    words = ["--limits.ops", "10", "--evolve.references", "false", "--evolve.operators.draws", "2"]
     status, out, error = binas("evolve", "tiny.yaml", *words, "--evolve.evaluations", "3")
     assert status == 0, error
     assert "no candidate keeps the limits" in out and "was not trained" in out

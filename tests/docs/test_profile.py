@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from binas.profile import MEASURES
+from binas.profile import MEASURES, TOTALS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "profile.md").read_text(encoding="utf-8")
 Runner = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def test_the_commands_run(binas: Runner) -> None:
 
 
 def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (text,) = blocks("python")
+    text = blocks("python")[0]
     Path("program.py").write_text(text)
     found = runpy.run_path("program.py")
     smallest, *_, kept = capsys.readouterr().out.split()
@@ -45,4 +45,4 @@ def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_measure_is_named() -> None:
-    assert all(f"`{measure}`" in PAGE for measure in MEASURES)
+    assert all(f"`{name}`" in PAGE for name in (*MEASURES, *TOTALS))

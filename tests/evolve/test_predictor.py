@@ -315,7 +315,7 @@ def test_a_search_stopped_among_its_samples_ends_as_if_it_never_was(
 @pytest.mark.parametrize("evaluation", ["short", "shared", "tuned"])
 def test_other_judges_and_limits_hold_for_a_joint_search(here: Path, binas: Runner, evaluation: str) -> None:
     words = ("--evolve.evaluation", evaluation, "--evolve.evaluations", "5", "--evolve.references", "false")
-    status, _, error = binas("evolve", "joint.yaml", *words, "--evolve.max_ops", "30000", "--random")
+    status, _, error = binas("evolve", "joint.yaml", *words, "--limits.ops", "30000", "--random")
     assert status == 0, error
     document = json.loads((here / "runs" / "joint" / "front.json").read_text())
     assert document["strategy"] == "random" and document["infeasible"] < 5

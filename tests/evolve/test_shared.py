@@ -21,9 +21,10 @@ from binas.evolve.evaluators.identity import is_samples_identity, is_shared_iden
 from binas.evolve.evaluators.part import conv_part, part_of
 from binas.evolve.evaluators.shared import SharedNetwork
 from binas.evolve.problems.opening import open_problem
-from binas.evolve.problems.problem import Problem, Variant, box, limit_of, profile_of
+from binas.evolve.problems.problem import Problem, Variant, profile_of, reference_cost
 from binas.models import ModelChoice
 from binas.ops import OPS
+from binas.profile import Limits
 from binas.train.stage import StageConfig
 
 
@@ -112,16 +113,17 @@ def test_what_is_no_part_is_told() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_costs_are_told_before_training_and_grow_with_the_genes(name: str, data: Data) -> None:
-    problem, config = problem_of(name, data, max_ops=1e5, max_bits=1e12)
+    problem, _ = problem_of(name, data)
+    problem.measure(Limits.model_validate({"ops": 1e5, "bits": 1e12}))
     largest, smallest = problem.largest(), problem.space.nth(0)
     if smallest == largest:
         smallest = problem.space.nth(problem.space.size - 1)
     assert problem.cost(smallest).ops < problem.cost(largest).ops
     built = profile_of(problem.structure(largest))
     assert built.ops == problem.cost(largest).ops and built.bits == problem.cost(largest).bits
-    excess = limit_of(problem, config)(largest)
+    excess = problem.limits.excess_of(problem.cost(largest).measured)
     assert excess["ops"] == pytest.approx(built.ops / 1e5 - 1) and excess["bits"] < 0
-    assert box(problem, config) == min(1e5, built.ops)
+    assert reference_cost(problem) == min(1e5, built.ops)
 
 
 def test_groups_are_those_that_divide_each_blocks_channels(data: Data) -> None:

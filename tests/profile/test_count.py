@@ -19,7 +19,7 @@ from binas.arch.space import NetworkSettings, load_space
 from binas.binarize import Binarization, BinarizerSpec
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model
-from binas.profile import MEASURES, Limits, Profile, count, profile_genotype, profile_module
+from binas.profile import TOTALS, Limits, Profile, count, profile_genotype, profile_module
 from binas.profile.cost import WHY_ACTIVATION, WHY_BINARIZER, WHY_UNSAID, LayerCost
 from binas.profile.table import parts_of, to_table
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_counted_is_told(wrong: Any) -> None:
 
 
 def test_every_measure_is_a_total() -> None:
-    assert set(MEASURES) == set(count("resnet20").totals())
+    assert set(TOTALS) == set(count("resnet20").totals())
 
 
 COST = Profile(

@@ -19,9 +19,9 @@ from binas.cli.main import main
 from binas.config import find_file
 from binas.errors import UserError
 from binas.ops import OPS
-from binas.profile import profile_genotype, profile_module
+from binas.profile import Profile, profile_genotype, profile_module
 from binas.profile.executed import executed_layers
-from binas.profile.latency import Entry, Latencies, LatencyTable, signature, signatures
+from binas.profile.latency import Entry, LatencyMilliseconds, LatencyTable, signature, signatures
 from binas.recipe import load_recipe
 from binas.run.metrics import read_metrics
 
@@ -35,10 +35,10 @@ evolve:
   evaluations: 7
   population: 3
   references: false
-  latency_table: lat.yaml
   operators: {draws: 20}
   training: {stages: [{name: fully_binary, epochs: 1, optimizer: {learning_rate: 3e-3}}]}
   width: {ratios: [0.5, 1]}
+limits: {latency_ms: {table: lat.yaml}}
 retrain:
   stages: [{name: fully_binary, epochs: 1}]
 """
@@ -132,7 +132,7 @@ def test_a_latency_is_the_sum_over_layers_and_their_runs(tmp_path: Path) -> None
     LatencyTable(device="d", unit="ms", entries=entries).write(file)
     kinds = [layer.kind for layer in layers if layer.runs == 2]
     assert kinds == ["convolution"]
-    assert Latencies(file).of(layers, "") == 0.5 + 2 * 0.25 + 2.0
+    assert LatencyMilliseconds(file)(Any, Profile(layers)) == 0.5 + 2 * 0.25 + 2.0
 
 
 def test_a_table_reads_as_it_was_written(tmp_path: Path) -> None:
@@ -180,12 +180,12 @@ def test_the_command_adds_to_a_table(here: Path, capsys: pytest.CaptureFixture[s
 def test_a_limit_keeps_every_trained_candidate_below_it(here: Path, binas: Runner) -> None:
     assert tool("--genomes", "100") == 0
     status, out, error = binas("evolve", "tiny.yaml", "--name", "told")
-    assert status == 0 and "latencies by lat.yaml" in out, error
+    assert status == 0 and "latency_ms by device" in out, error
     document = json.loads((here / "runs/told/front.json").read_text())
-    assert document["limits"]["latency"] is None and document["infeasible"] == 0
-    assert all(row["latency"] > 0 for row in document["front"])
+    assert document["limits"] == {} and document["infeasible"] == 0
+    assert all(row["latency_ms"] > 0 for row in document["front"])
     write_times(here / "made.yaml", here / "lat.yaml", channels_of)
-    words = ("--evolve.latency_table", "made.yaml", "--evolve.max_latency", "80")
+    words = ("--limits.latency_ms.table", "made.yaml", "--limits.latency_ms.at_most", "80")
     status, _, error = binas("evolve", "tiny.yaml", *words)
     assert status == 0, error
     lines = read_metrics(here / "runs/tiny")
@@ -194,11 +194,12 @@ def test_a_limit_keeps_every_trained_candidate_below_it(here: Path, binas: Runne
     for line in lines:
         # made up: the input channels of all layers, of the linear one 1×1 pixels
         widths = [8, 8, 16, 16, 32, 32]
-        assert line["latency"] == 1 + sum(w * r for w, r in zip(widths, line["genome"], strict=True))
-        assert line["feasible"] == (line["latency"] <= 80)
+        assert line["latency_ms"] == 1 + sum(w * r for w, r in zip(widths, line["genome"], strict=True))
+        assert line["feasible"] == (line["latency_ms"] <= 80)
     document = json.loads((here / "runs/tiny/front.json").read_text())
-    assert document["limits"]["latency"] == 80 and document["latency_table"]["device"] == "made up"
-    assert all(row["latency"] <= 80 for row in document["front"])
+    assert document["limits"]["latency_ms"] == 80
+    assert document["measures"]["latency_ms"]["device"] == "made up"
+    assert all(row["latency_ms"] <= 80 for row in document["front"])
 
 
 def test_workers_of_another_table_are_refused(here: Path, binas: Runner) -> None:
@@ -206,11 +207,11 @@ def test_workers_of_another_table_are_refused(here: Path, binas: Runner) -> None
     words = ("evolve", "tiny.yaml", "--storage", "s.journal", "--study", "both", "--evolve.evaluations", "3")
     assert binas(*words, "--name", "first")[0] == 0
     (here / "copy.yaml").write_text("# the same\n" + (here / "lat.yaml").read_text())
-    status, out, _ = binas(*words, "--name", "second", "--evolve.latency_table", "copy.yaml")
+    status, out, _ = binas(*words, "--name", "second", "--limits.latency_ms.table", "copy.yaml")
     assert status == 0 and "0 of them here" in out, "the same table under another name"
     write_times(here / "made.yaml", here / "lat.yaml", channels_of)
-    status, _, error = binas(*words, "--name", "third", "--evolve.latency_table", "made.yaml")
-    assert status == 2 and "begun with other settings: evolve.latency_table differs" in error
+    status, _, error = binas(*words, "--name", "third", "--limits.latency_ms.table", "made.yaml")
+    assert status == 2 and "begun with other settings: limits.latency_ms.table differs" in error
 
 
 # ---- mistakes
@@ -220,9 +221,9 @@ def test_a_table_lies_beside_its_recipe(here: Path, monkeypatch: pytest.MonkeyPa
     (here / "lat.yaml").write_text("")
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
-    assert load_recipe("../tiny.yaml", {}).evolve.latency_table == Path("../lat.yaml")
-    told = {"evolve.latency_table": "other.yaml"}
-    assert load_recipe("../tiny.yaml", told).evolve.latency_table == Path("other.yaml")
+    assert load_recipe("../tiny.yaml", {}).limits.entries == {"latency_ms": {"table": "../lat.yaml"}}
+    told = {"limits.latency_ms.table": "other.yaml"}
+    assert load_recipe("../tiny.yaml", told).limits.entries == {"latency_ms": {"table": "other.yaml"}}
 
 
 def test_a_missing_layer_is_told_with_the_nearest(here: Path, binas: Runner) -> None:
@@ -232,7 +233,7 @@ def test_a_missing_layer_is_told_with_the_nearest(here: Path, binas: Runner) -> 
     assert status == 2 and not (here / "runs").exists()
     for words in ("lat.yaml: lacks the layer", f"'{FIRST}'", f"'{near}'", "binas latency RECIPE"):
         assert words in error, error
-    genome = error.partition("layers of genome ")[2].split()[0]
+    genome = error.partition("(genome ")[2].partition(")")[0]
     (here / "lat.yaml").unlink()
     assert tool("--genomes", "0", "--genome", genome) == 0
     assert FIRST in {entry.layer for entry in LatencyTable.read(here / "lat.yaml").entries}
@@ -259,9 +260,9 @@ def test_a_bad_table_is_told(here: Path, binas: Runner, text: str, told: str) ->
 
 def test_no_table_is_told(here: Path, binas: Runner) -> None:
     status, _, error = binas("evolve", "tiny.yaml")
-    assert status == 2 and "evolve.latency_table: lat.yaml: no such file" in error
-    words = ("--evolve.latency_table", "null", "--evolve.max_latency", "1")
+    assert status == 2 and "limits.latency_ms.table: lat.yaml: no such file" in error
+    words = ("--limits.latency_ms", "{at_most: 1}")
     status, _, error = binas("evolve", "tiny.yaml", *words)
-    assert status == 2 and "max_latency: needs latency_table" in error
-    with pytest.raises(UserError, match="greater than 0"):
-        load_recipe("tiny.yaml", {"evolve.max_latency": -1})
+    assert status == 2 and "measure 'latency_ms': option 'table' is missing" in error
+    with pytest.raises(UserError, match="a number from 0 on is needed"):
+        load_recipe("tiny.yaml", {"limits.latency_ms.at_most": -1})

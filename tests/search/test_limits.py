@@ -53,9 +53,7 @@ def test_excess_is_of_the_network_that_the_space_builds() -> None:
 
 def test_limits_that_nothing_keeps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("binas.search.limits.MAX_DRAWS", 5)
-    with pytest.raises(
-        UserError, match=r"search\.limits: none of 5 .*the nearest exceeds ops by \d.*raise them"
-    ):
+    with pytest.raises(UserError, match=r"limits: none of 5 .*the nearest exceeds ops by \d.*raise them"):
         cost_limits(ops=10).draw(SPACE, random.Random(5), ())
 
 
@@ -63,11 +61,11 @@ def test_a_random_search_keeps_its_limits(binas: Runner, tiny: Path) -> None:
     words = ["search", "tiny.yaml", "--search.strategy", "random"]
     assert binas(*words, "--name", "free")[0] == 0
     free = json.loads(binas("profile", "runs/free", "--json", "-")[1])["ops"]
-    assert binas(*words, "--name", "bound", "--search.limits.ops", str(free - 1))[0] == 0
+    assert binas(*words, "--name", "bound", "--limits.ops", str(free - 1))[0] == 0
     assert json.loads(binas("profile", "runs/bound", "--json", "-")[1])["ops"] < free
-    status, _, error = binas(*words, "--name", "none", "--search.limits.ops", "10")
-    assert status == 2 and "search.limits" in error and "Traceback" not in error
-    status, _, error = binas(*words, "--name", "wrong", "--search.limits.op", "10")
+    status, _, error = binas(*words, "--name", "none", "--limits.ops", "10")
+    assert status == 2 and "limits" in error and "Traceback" not in error
+    status, _, error = binas(*words, "--name", "wrong", "--limits.op", "10")
     assert status == 2 and "did you mean 'ops'" in error
 
 
@@ -78,11 +76,11 @@ def test_a_gradient_search_hands_on_the_epoch_nearest_to_its_limits(binas: Runne
     costs = [count(genotype, tuple(sizes[1:]), 3, sizes[0]).ops for genotype in genotypes]
     assert len(set(costs)) > 1 and costs[-1] == count(genotypes[-1], tuple(sizes[1:]), 3, sizes[0]).ops
     for name, limit in (("bound", min(costs)), ("none", min(costs) - 1)):
-        status, out, error = binas("search", "tiny.yaml", "--name", name, "--search.limits.ops", str(limit))
+        status, out, error = binas("search", "tiny.yaml", "--name", name, "--limits.ops", str(limit))
         assert status == 0, error
         handed_on = read_genotype(Path(f"runs/{name}/genotype.json"), OPS)
         last = max(index for index, cost in enumerate(costs) if cost == min(costs))
         assert handed_on.hash() == genotypes[last].hash()
-        assert ("no epoch's genotype kept search.limits" in out) is (name == "none")
+        assert ("no epoch's genotype kept the limits" in out) is (name == "none")
     saved = torch.load("runs/bound/checkpoint.pt", weights_only=True)["state"]
     assert min(row["excess"] for row in saved["seen"]) == 0.0

@@ -24,11 +24,10 @@ from binas.config import dump, find_file
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.problems.opening import open_problem
-from binas.evolve.problems.problem import Problem, Variant, box, limit_of
+from binas.evolve.problems.problem import Problem, Variant, reference_cost
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
-from binas.profile.latency import Latencies
-from binas.recipe import Recipe
+from binas.recipe import Recipe, with_limits
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
 from binas.run.progress import say
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from binas.evolve.study.worker import Judge
 
 JOURNAL = "study.journal"
-IDENTITY = ("seed", "data", "model", "evolve", "retrain")
+IDENTITY = ("seed", "data", "model", "evolve", "limits", "retrain")
 """Keys of a recipe in which all workers of a study agree."""
 
 
@@ -92,8 +91,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
             if stage.layers is not None:
                 raise UserError(f"retrain.stages.{place}.layers: would undo the winners' bits; leave it out")
     problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins)
-    if recipe.evolve.latency_table is not None:
-        problem.tell_latencies(Latencies(recipe.evolve.latency_table))
+    problem.measure(recipe.limits)
     with begin_run(
         "evolve", recipe, resumed, options, device, data.split_hashes, plugins, genotype
     ) as folder:
@@ -124,8 +122,7 @@ class _Evolution:
         self.study_name = options.study or (recipe.name if options.storage is None else "")
         if not self.study_name:
             raise UserError("--storage: name the study that its workers share, by --study NAME")
-        self.violations = limit_of(problem, recipe.evolve)
-        self.largest_cost = box(problem, recipe.evolve)
+        self.largest_cost = reference_cost(problem)
 
     def run(self) -> None:
         """Evaluates candidates until there are none left, then writes what was found."""
@@ -146,7 +143,7 @@ class _Evolution:
                     shared,
                     judge,
                     self._cost,
-                    self.violations,
+                    self._violations,
                     self.largest_cost,
                     self.recipe.evolve.lease_seconds,
                     _Log(log, self.problem, self.largest_cost),
@@ -162,9 +159,8 @@ class _Evolution:
             f" {self.problem.space.size:.3g}, {len(self.problem.space.genes)} genes; study"
             f" '{self.study_name}' in {where}"
         )
-        if self.problem.latencies is not None:
-            latencies = self.problem.latencies
-            say(f"latencies by {latencies.path}, of {latencies.table.device}")
+        for name, about in self.problem.limits.about().items():
+            say(f"{name} by " + ", ".join(f"{key} {value}" for key, value in about.items()))
 
     def _study(self, shared: Any) -> Study:
         from binas.evolve.sampler import EvolutionSampler
@@ -173,10 +169,12 @@ class _Evolution:
         evolve = self.recipe.evolve
 
         def excess(genome: tuple[int, ...]) -> float:
-            return sum(max(value, 0.0) for value in self.violations(genome).values())
+            return sum(max(value, 0.0) for value in self._violations(genome).values())
 
         references = self.problem.references if evolve.references else {}
-        sampler = EvolutionSampler(self.problem.space, evolve, self.recipe.seed, excess, references)
+        sampler = EvolutionSampler(
+            self.problem.space, evolve, self.recipe.seed, excess, references, self._budget
+        )
         settings = {key: value for key, value in _plain(self.recipe).items() if key in IDENTITY}
         settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.words()
         settings["images"] = self.data.split_hashes
@@ -184,9 +182,22 @@ class _Evolution:
         settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
         for section, key in (("shared", "checkpoint"), ("predictor", "samples")):
             settings["evolve"][section] = {k: v for k, v in settings["evolve"][section].items() if k != key}
-        if self.problem.latencies is not None:
-            settings["evolve"]["latency_table"] = self.problem.latencies.table.digest()
-        return join_study(shared, self.study_name, sampler, settings)
+        # a table is the same one wherever it lies
+        for name, about in self.problem.limits.about().items():
+            entry = settings["limits"][name]
+            if isinstance(entry, dict) and "table" in entry and "hash" in about:
+                settings["limits"][name] = {**entry, "table": about["hash"]}
+        return join_study(
+            shared, self.study_name, sampler, settings, lambda begun: with_limits(begun, self.study_name)
+        )
+
+    def _violations(self, genome: tuple[int, ...]) -> dict[str, float]:
+        """By how much, as a part of the limit, a genome exceeds each limit; at most 0 where it keeps it."""
+        return self.problem.limits.excess_of(self.problem.cost(genome).measured)
+
+    @property
+    def _budget(self) -> float | None:
+        return self.problem.limits.at_most.get("ops")
 
     def _cost(self, genome: tuple[int, ...]) -> tuple[float, float]:
         cost = self.problem.cost(genome)
@@ -201,18 +212,15 @@ class _Evolution:
 
         trials = study.get_trials(deepcopy=False)
         evolve = self.recipe.evolve
-        limits, tables = {"ops": evolve.max_ops, "bits": evolve.max_bits}, {}
-        if self.problem.latencies is not None:
-            limits["latency"] = evolve.max_latency
-            tables["latency_table"] = self.problem.latencies.about()
+        limits = self.problem.limits
         about = {
             "study": self.study_name,
             "search": evolve.search,
             "strategy": evolve.strategy,
             "evaluation": evolve.evaluation,
             "seed": self.recipe.seed,
-            "limits": limits,
-            **tables,
+            "limits": limits.at_most,
+            **({"measures": limits.about()} if limits.about() else {}),
         }
         document = front_document(trials, self.problem, self.largest_cost, about)
         report = self._check_predictions(document, judge)
@@ -231,8 +239,8 @@ class _Evolution:
             f"drawn: {shown}"
         )
         if not files:
-            keys = ", ".join(f"max_{name}" for name, most in limits.items() if most is not None)
-            say(f"no candidate keeps the limits: raise evolve.{keys}, or add smaller choices")
+            keys = ", ".join(f"limits.{name}" for name in limits.at_most)
+            say(f"no candidate keeps the limits: raise {keys}, or add smaller choices")
 
     def _check_predictions(self, document: dict[str, Any], judge: Judge) -> dict[str, Any] | None:
         """Measures the first members of a predicted front; gives the predictor's report."""
@@ -261,7 +269,7 @@ class _Log:
 
     def __call__(self, trial: FrozenTrial) -> None:
         from binas.evolve.pareto import hypervolume
-        from binas.evolve.report import latency_of
+        from binas.evolve.report import measured_of
         from binas.evolve.study.worker import generation_of, is_feasible, point_of
 
         point = point_of(trial)
@@ -273,7 +281,7 @@ class _Log:
             accuracy=point.accuracy,
             ops=point.cost,
             bits=trial.user_attrs.get("bits"),
-            **latency_of(trial, self.problem),
+            **measured_of(trial, self.problem),
             feasible=is_feasible(trial),
             best_accuracy=max((p.accuracy for p in self.points), default=None),
             hypervolume=hypervolume(self.points, self.largest_cost),

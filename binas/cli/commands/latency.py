@@ -9,7 +9,7 @@ from binas.cli.arguments import Arguments, plugins
 from binas.cli.commands.evolve import read_known_genotype, topology_of
 from binas.cli.session import Overrides, loaded_plugins
 from binas.errors import UserError
-from binas.recipe import load_recipe
+from binas.recipe import Recipe, load_recipe
 from binas.run.progress import say
 
 DESCRIPTION = """\
@@ -55,7 +55,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     genotype = None if options.genotype is None else read_known_genotype(options.genotype, records)
     what, data = topology_of(recipe, genotype), open_data(recipe.data)
     problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, records)
-    out = options.output or recipe.evolve.latency_table or Path(f"{recipe.name}_latency.yaml")
+    out = options.output or _own_table(recipe) or Path(f"{recipe.name}_latency.yaml")
     fill_table(
         out,
         problem,
@@ -65,5 +65,11 @@ def run(options: Namespace, overrides: Overrides) -> int:
         runs=options.runs,
         threads=options.threads,
     )
-    say(f"written: {out}; binas evolve takes it by --evolve.latency_table {out}")
+    say(f"written: {out}; binas evolve takes it by --limits.latency_ms.table {out}")
     return 0
+
+
+def _own_table(recipe: Recipe) -> Path | None:
+    """The table that the recipe names."""
+    entry = recipe.limits.entries.get("latency_ms")
+    return Path(entry["table"]) if isinstance(entry, dict) else None

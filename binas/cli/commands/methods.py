@@ -18,8 +18,8 @@ from binas.registries import REGISTRIES
 from binas.registry import Registry
 
 DESCRIPTION = """\
-Strategies, relaxations, regularizers and decisions by name, each with its options and the file it stands in;
-a recipe takes a name, or a mapping of the name and options: {name: single_path}."""
+Strategies, relaxations, regularizers, decisions and measures by name, each with its options and the file
+it stands in; a recipe takes a name, or a mapping of the name and options: {name: single_path}."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -51,9 +51,10 @@ def run(options: Namespace, overrides: Overrides) -> int:
 def registries() -> list[tuple[Registry[Any], int]]:
     """Each registry with the number of arguments that stand before the options."""
     import binas.search.strategies  # noqa: F401 (its files register them)
+    from binas.profile import MEASURES
     from binas.search.parts import DECISIONS, REGULARIZERS, RELAXATIONS, STRATEGIES
 
-    return [(STRATEGIES, 1), (RELAXATIONS, 0), (REGULARIZERS, 0), (DECISIONS, 0)]
+    return [(STRATEGIES, 1), (RELAXATIONS, 0), (REGULARIZERS, 0), (DECISIONS, 0), (MEASURES, 0)]
 
 
 def rows() -> Iterator[dict[str, Any]]:

@@ -83,6 +83,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         provenance(recipe, data, plugins),
         recipe.tensorboard,
         recipe.distributed,
+        recipe.limits,
     )
     with begin_run("search", recipe, resumed, options, device, data.split_hashes, plugins) as folder:
         genotype = search.run(folder)

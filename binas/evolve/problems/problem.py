@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from binas.arch.genotype import Genotype
 from binas.arch.network import genotype_space
 from binas.data.opening import Data
-from binas.evolve.config import EvolveConfig
+from binas.errors import UserError
 from binas.evolve.problems.genome import Choice, Genome, GenomeSpace
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import BINARIZATION, InvertedOptions
@@ -22,7 +23,7 @@ from binas.profile.cost import Profile
 from binas.profile.count import profile_built
 from binas.profile.executed import profile_module
 from binas.profile.inverted import profile_inverted
-from binas.profile.latency import Latencies
+from binas.profile.measures import Limits
 from binas.train.model_file import ModelStructure, read_from
 from binas.train.stage import StageConfig, different_choices
 
@@ -39,12 +40,12 @@ class Cost:
     Args:
         ops: FLOPs + BOPs/64 of its convolutions and linear layers, for one image.
         bits: of its parameters.
-        latency: of one image in milliseconds; None without a table.
+        measured: what the limits measure, by the measure's name.
     """
 
     ops: float
     bits: float
-    latency: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 class Problem:
@@ -72,7 +73,7 @@ class Problem:
         self.data, self.stages, self.plugins = data, tuple(stages), plugins
         self._variant = variant
         self._costs: dict[Genome, Cost] = {}
-        self.latencies: Latencies | None = None
+        self.limits = Limits()
 
     def variant(self, genome: Genome) -> Variant:
         """The network that a genome stands for."""
@@ -101,20 +102,23 @@ class Problem:
     def cost(self, genome: Genome) -> Cost:
         """What its network costs, counted without training it; told once for each genome."""
         if genome not in self._costs:
-            profile, latency = profile_of(self.structure(genome)), None
-            if self.latencies is not None:
+            structure = self.structure(genome)
+            profile = profile_of(structure)
+            try:
+                measured = self.limits.values(profile, lambda: _on_meta(structure))
+            except UserError as error:
                 words = ",".join(map(str, self.space.values(genome)))
-                latency = self.latencies.of(profile.layers, words)
-            self._costs[genome] = Cost(profile.ops, profile.bits, latency)
+                raise UserError(f"{error} (genome {words})", hint=error.hint) from None
+            self._costs[genome] = Cost(profile.ops, profile.bits, measured)
         return self._costs[genome]
 
-    def tell_latencies(self, latencies: Latencies) -> None:
-        """From now on costs have latencies.
+    def measure(self, limits: Limits) -> None:
+        """From now on costs have what these limits measure.
 
         Raises:
-            UserError: the table lacks a layer of the costliest network.
+            UserError: the costliest network cannot be measured, e.g. since a latency table lacks a layer.
         """
-        self.latencies = latencies
+        self.limits = limits
         self._costs.clear()
         self.largest()
 
@@ -177,26 +181,11 @@ def _is_as_published(structure: ModelStructure, choice: ModelChoice) -> bool:
     return all(switches) and stage.layers == choice.layers and not choice.options().real
 
 
-def limit_of(problem: Problem, config: EvolveConfig) -> Callable[[Genome], dict[str, float]]:
-    """By how much, as a part of the limit, a genome exceeds each limit; at most 0 where it keeps it."""
-
-    def violations(genome: Genome) -> dict[str, float]:
-        cost = problem.cost(genome)
-        limits = {
-            "ops": (cost.ops, config.max_ops),
-            "bits": (cost.bits, config.max_bits),
-            "latency": (cost.latency, config.max_latency),
-        }
-        return {
-            name: value / most - 1
-            for name, (value, most) in limits.items()
-            if value is not None and most is not None
-        }
-
-    return violations
+def _on_meta(structure: ModelStructure) -> nn.Module:
+    with torch.device("meta"):
+        return structure.build_network()
 
 
-def box(problem: Problem, config: EvolveConfig) -> float:
+def reference_cost(problem: Problem) -> float:
     """The OPs at which the hypervolume ends: the limit, or those of the costliest network."""
-    largest = problem.cost(problem.largest()).ops
-    return largest if config.max_ops is None or math.isinf(config.max_ops) else min(largest, config.max_ops)
+    return min(problem.cost(problem.largest()).ops, problem.limits.at_most.get("ops", math.inf))

@@ -28,10 +28,20 @@ Judge = Callable[[Genome, int], Judgement]
 
 
 def join_study(
-    shared: SharedStorage, name: str, sampler: EvolutionSampler, settings: Mapping[str, Any]
+    shared: SharedStorage,
+    name: str,
+    sampler: EvolutionSampler,
+    settings: Mapping[str, Any],
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> Study:
     """The study of that name: made anew, or joined where other workers have begun it with the same settings.
 
+    Args:
+        shared: the storage.
+        name: of the study.
+        sampler: proposes candidates.
+        settings: what all its workers agree in.
+        read: takes settings that an earlier version has kept, and gives them as they are spelled now.
     Raises:
         UserError: it was begun with other settings.
     """
@@ -49,6 +59,7 @@ def join_study(
         begun = study.user_attrs.get(SETTINGS_KEY)
         if begun is None:
             study.set_user_attr(SETTINGS_KEY, dict(settings))
+    begun = None if begun is None else read(begun)
     if begun is not None and begun != dict(settings):
         key = first_difference(begun, settings)
         raise UserError(

@@ -17,7 +17,7 @@ class Random(Strategy):
     Reference: Li and Talwalkar, Random Search and Reproducibility for NAS, arXiv:1902.07638.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"limits"})
+    uses: ClassVar[frozenset[str]] = frozenset()
 
     def decide(self, found: Found) -> Front:
         """The first draw that keeps the limits."""
