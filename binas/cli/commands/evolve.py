@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from binas.cli.session import (
     open_run,
     plugin_words,
 )
-from binas.config import dump, find_file
+from binas.config import build, dump, find_file
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.problems.opening import open_problem
@@ -175,21 +176,15 @@ class _Evolution:
         sampler = EvolutionSampler(
             self.problem.space, evolve, self.recipe.seed, excess, references, self._budget
         )
-        settings = {key: value for key, value in _plain(self.recipe).items() if key in IDENTITY}
+        settings = _identity(self.recipe)
         settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.words()
         settings["images"] = self.data.split_hashes
-        # where a file lies and how long a lease is may differ from worker to worker
-        settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
-        for section, key in (("shared", "checkpoint"), ("predictor", "samples")):
-            settings["evolve"][section] = {k: v for k, v in settings["evolve"][section].items() if k != key}
         # a table is the same one wherever it lies
         for name, about in self.problem.limits.about().items():
             entry = settings["limits"][name]
             if isinstance(entry, dict) and "table" in entry and "hash" in about:
                 settings["limits"][name] = {**entry, "table": about["hash"]}
-        return join_study(
-            shared, self.study_name, sampler, settings, lambda begun: with_limits(begun, self.study_name)
-        )
+        return join_study(shared, self.study_name, sampler, settings, _as_spelled_now)
 
     def _violations(self, genome: tuple[int, ...]) -> dict[str, float]:
         """By how much, as a part of the limit, a genome exceeds each limit; at most 0 where it keeps it."""
@@ -288,6 +283,22 @@ class _Log:
             genome=list(trial.params.values()),
             time={"seconds": trial.user_attrs.get("seconds")},
         )
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """What all workers of a study agree in; where a file lies and how long a lease is may differ."""
+    settings = {key: value for key, value in _plain(recipe).items() if key in IDENTITY}
+    settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
+    for section, key in (("shared", "checkpoint"), ("predictor", "samples")):
+        settings["evolve"][section] = {k: v for k, v in settings["evolve"][section].items() if k != key}
+    return settings
+
+
+def _as_spelled_now(begun: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study has kept, which an earlier version may have begun: newer keys have their defaults."""
+    data = with_limits(begun, "study")
+    recipe = build(Recipe, {key: data[key] for key in IDENTITY if key in data}, "study")
+    return {**data, **_identity(recipe)}
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
