@@ -23,6 +23,8 @@ from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
 
 DEFAULT_SPACE = "binas"
+OF_A_STUDY = ("seed", "data", "model", "evolve", "limits", "retrain")
+"""Keys in which all workers of a study agree."""
 OLD_LIMITS = (
     ("search", "limits", ""),
     ("evolve", "max_ops", "ops"),
@@ -196,6 +198,22 @@ def _at(value: Any, parts: list[str]) -> Any:
         else:
             value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def study_identity(recipe: Recipe) -> dict[str, Any]:
+    """What all workers of a study agree in; where a file lies and how long a lease is may differ."""
+    settings = {key: value for key, value in recipe.model_dump(mode="json").items() if key in OF_A_STUDY}
+    settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
+    for section, key in (("shared", "checkpoint"), ("predictor", "samples")):
+        settings["evolve"][section] = {k: v for k, v in settings["evolve"][section].items() if k != key}
+    return settings
+
+
+def as_spelled_now(begun: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study has kept, which an earlier version may have begun: newer keys have their defaults."""
+    data = with_limits(begun, "study")
+    recipe = build(Recipe, {key: data[key] for key in OF_A_STUDY if key in data}, "study")
+    return {**data, **study_identity(recipe)}
 
 
 def _tables_beside(config: Path, data: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ random in an epoch is derived from the seed, the stage and the epoch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,16 +132,28 @@ class Retraining:
         self.position = Position()
         self.rate_alone: float | None = None
         """Images a second of one rank alone, to compare with."""
+        self.best_weights: dict[str, Any] | None = None
+        """Of a training in memory, if its recipe keeps the best epoch's."""
+        self.history: list[dict[str, Any]] = []
+        """What each epoch of this process has reached."""
         self.optimizer: torch.optim.Optimizer | None = None
         self.objective: Objective | None = None
 
-    def run(self, folder: RunFolder) -> dict[str, Any]:
-        """Trains to the end, from the folder's checkpoint where there is one; gives what was reached."""
-        resumed = self._restore(folder.checkpoint) if first_says(folder.checkpoint.exists()) else False
+    def run(self, folder: RunFolder | None = None) -> dict[str, Any]:
+        """Trains to the end, from the folder's checkpoint where there is one; gives what was reached.
+
+        Args:
+            folder: where checkpoints and metrics go; None: nothing is written, and `best_weights` holds the
+                weights of the best epoch where `keep: best` asks for them.
+        """
+        resumed = folder is not None and first_says(folder.checkpoint.exists())
+        if folder is not None and resumed:
+            self._restore(folder.checkpoint)
         for stage in self.stages[self.position.stage + 1 :]:
             self._objective(stage).close()  # a teacher that does not fit is told before any training
-        writes = folder.is_written_here
-        log = MetricsLog(folder.path, self.position.step, tensorboard=self.tensorboard, writes=writes)
+        writes = folder is not None and folder.is_written_here
+        where = Path() if folder is None else folder.path
+        log = MetricsLog(where, self.position.step, tensorboard=self.tensorboard, writes=writes)
         watch = Stopwatch()
         try:
             while self.position.stage < len(self.stages):
@@ -156,7 +169,7 @@ class Retraining:
         return {"stages": self.position.stage_results, "epochs": self.position.step}
 
     def _train(
-        self, stage: StageConfig, memory: StageMemory, log: MetricsLog, watch: Stopwatch, folder: RunFolder
+        self, stage: StageConfig, memory: StageMemory, log: MetricsLog, watch: Stopwatch, folder: RunFolder | None
     ) -> None:
         forecast = None
         if self.position.epoch < stage.epochs:
@@ -165,9 +178,12 @@ class Retraining:
         while self.position.epoch < stage.epochs and not self._on_plateau(stage):
             self._epoch(stage, log, watch)
             log.flush()
-            if self._is_best and log.writes:  # before the checkpoint: a kill in between repeats the epoch
-                self._save(folder.best)
-            if log.writes:
+            if folder is None:
+                if self._is_best:
+                    self.best_weights = copy.deepcopy(self.network.state_dict())
+            elif log.writes:
+                if self._is_best:  # before the checkpoint: a kill in between repeats the epoch
+                    self._save(folder.best)
                 self._save(folder.checkpoint)
             if forecast is not None:
                 report_peak(forecast, self.device)
@@ -275,6 +291,7 @@ class Retraining:
         shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         time_left = eta(watch.remaining(left - 1))
         say(f"{description}: {shown}, {rate_words(rates)}, {time_left} left")
+        self.history.append({"step": position.step, "stage": stage.name, **values})
         position.epoch += 1
         position.step += 1
         done = [result for result in position.stage_results if result["stage"] != stage.name]

@@ -177,7 +177,7 @@ def test_random_control_draws_without_parents(here: Path, binas: Runner) -> None
         (["--genotype", "bnas_latest_cell"], "two networks"),
         (["--model.name", "vgg10"], "has no option"),
         (["--evolve.evaluations", "1000"], "only 729"),
-        (["--storage", "s.journal"], "by --study NAME"),
+        (["--storage", "s.journal"], "with --study NAME"),
         (["--evolve.population", "1"], "evolve.population"),
     ],
 )

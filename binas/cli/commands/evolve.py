@@ -7,9 +7,7 @@ import platform
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from binas.arch.genotype import Genotype, read_cells
 from binas.cli.arguments import Arguments, run_options
@@ -21,29 +19,17 @@ from binas.cli.session import (
     open_run,
     plugin_words,
 )
-from binas.config import build, dump, find_file
-from binas.data.opening import Data, open_data
+from binas.config import dump, find_file
+from binas.data.opening import open_data
 from binas.errors import UserError
+from binas.evolve.evolution import Evolution
 from binas.evolve.problems.opening import open_problem
-from binas.evolve.problems.problem import Problem, Variant, reference_cost
+from binas.evolve.problems.problem import Variant
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
-from binas.recipe import Recipe, with_limits
+from binas.recipe import Recipe, as_spelled_now, study_identity
 from binas.run.folder import RunFolder
-from binas.run.metrics import MetricsLog
 from binas.run.progress import say
-
-if TYPE_CHECKING:
-    import torch
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
-
-    from binas.evolve.study.worker import Judge
-
-JOURNAL = "study.journal"
-IDENTITY = ("seed", "data", "model", "evolve", "limits", "retrain")
-"""Keys of a recipe in which all workers of a study agree."""
-
 
 DESCRIPTION = """\
 Writes a Pareto front of accuracy and operations; its networks are files for retrain.
@@ -96,214 +82,29 @@ def run(options: Namespace, overrides: Overrides) -> int:
     with begin_run(
         "evolve", recipe, resumed, options, device, data.split_hashes, plugins, genotype
     ) as folder:
-        _Evolution(recipe, problem, what, data, device, folder, options).run()
+        document = Evolution(
+            recipe.evolve,
+            problem,
+            what,
+            data,
+            device,
+            folder.path,
+            seed=recipe.seed,
+            recipe=recipe.model_dump(mode="json"),
+            identity=study_identity(recipe),
+            storage=options.storage,
+            study=options.study,
+            read=as_spelled_now,
+            tensorboard=recipe.tensorboard,
+        ).run()
+        folder.add_to_manifest(
+            results={"hypervolume": document["hypervolume"], "front": len(document["front"])}
+        )
         words = plugin_words(options, recipe)
         winner = next(iter(sorted((folder.path / "winners").glob("1.*"))), None)
         if winner is not None:
             say(f"next: {shlex.join([*_retrain_words(winner), *words])}")
     return 0
-
-
-class _Evolution:
-    """One worker's part of an evolution, with its run folder."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        problem: Problem,
-        what: Variant,
-        data: Data,
-        device: torch.device,
-        folder: RunFolder,
-        options: Namespace,
-    ) -> None:
-        self.recipe, self.problem, self.what, self.data = recipe, problem, what, data
-        self.device, self.folder = device, folder
-        self.where = options.storage or folder.path / JOURNAL
-        self.study_name = options.study or (recipe.name if options.storage is None else "")
-        if not self.study_name:
-            raise UserError("--storage: name the study that its workers share, by --study NAME")
-        self.largest_cost = reference_cost(problem)
-
-    def run(self) -> None:
-        """Evaluates candidates until there are none left, then writes what was found."""
-        from binas.evolve.evaluators.judging import open_judge
-        from binas.evolve.study.storage import open_storage
-        from binas.evolve.study.worker import Worker
-
-        with open_storage(self.where, self.study_name) as shared:
-            study = self._study(shared)
-            self._say_what(shared.words)
-            # after the study: a recipe that does not fit it is told before anything is trained
-            judge = open_judge(
-                self.problem, self.recipe.evolve, self.data, self.recipe.seed, self.device, self.folder.path
-            )
-            with MetricsLog(self.folder.path, 0, tensorboard=self.recipe.tensorboard) as log:
-                worker = Worker(
-                    study,
-                    shared,
-                    judge,
-                    self._cost,
-                    self._violations,
-                    self.largest_cost,
-                    self.recipe.evolve.lease_seconds,
-                    _Log(log, self.problem, self.largest_cost),
-                )
-                own = worker.run()
-            say(f"all candidates are evaluated, {own} of them here")
-            self._write(study, judge)
-
-    def _say_what(self, where: str) -> None:
-        evolve = self.recipe.evolve
-        say(
-            f"{evolve.search} search, {evolve.strategy}: {evolve.evaluations} candidates out of"
-            f" {self.problem.space.size:.3g}, {len(self.problem.space.genes)} genes; study"
-            f" '{self.study_name}' in {where}"
-        )
-        for name, about in self.problem.limits.about().items():
-            say(f"{name} by " + ", ".join(f"{key} {value}" for key, value in about.items()))
-
-    def _study(self, shared: Any) -> Study:
-        from binas.evolve.sampler import EvolutionSampler
-        from binas.evolve.study.worker import join_study
-
-        evolve = self.recipe.evolve
-
-        def excess(genome: tuple[int, ...]) -> float:
-            return sum(max(value, 0.0) for value in self._violations(genome).values())
-
-        references = self.problem.references if evolve.references else {}
-        sampler = EvolutionSampler(
-            self.problem.space, evolve, self.recipe.seed, excess, references, self._budget
-        )
-        settings = _identity(self.recipe)
-        settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.words()
-        settings["images"] = self.data.split_hashes
-        # a table is the same one wherever it lies
-        for name, about in self.problem.limits.about().items():
-            entry = settings["limits"][name]
-            if isinstance(entry, dict) and "table" in entry and "hash" in about:
-                settings["limits"][name] = {**entry, "table": about["hash"]}
-        return join_study(shared, self.study_name, sampler, settings, _as_spelled_now)
-
-    def _violations(self, genome: tuple[int, ...]) -> dict[str, float]:
-        """By how much, as a part of the limit, a genome exceeds each limit; at most 0 where it keeps it."""
-        return self.problem.limits.excess_of(self.problem.cost(genome).measured)
-
-    @property
-    def _budget(self) -> float | None:
-        return self.problem.limits.at_most.get("ops")
-
-    def _cost(self, genome: tuple[int, ...]) -> tuple[float, float]:
-        cost = self.problem.cost(genome)
-        return cost.ops, cost.bits
-
-    def _write(self, study: Study, judge: Judge) -> None:
-        import json
-
-        from binas.evolve.plots import save_plots
-        from binas.evolve.report import front_document, points_by_generation, write_winners
-        from binas.run.files import write_atomic
-
-        trials = study.get_trials(deepcopy=False)
-        evolve = self.recipe.evolve
-        limits = self.problem.limits
-        about = {
-            "study": self.study_name,
-            "search": evolve.search,
-            "strategy": evolve.strategy,
-            "evaluation": evolve.evaluation,
-            "seed": self.recipe.seed,
-            "limits": limits.at_most,
-            **({"measures": limits.about()} if limits.about() else {}),
-        }
-        document = front_document(trials, self.problem, self.largest_cost, about)
-        report = self._check_predictions(document, judge)
-        files = write_winners(document, self.problem, self.folder.path, _plain(self.recipe))
-        for row, file in zip(document["front"], files, strict=True):
-            row["file"] = str(file.relative_to(self.folder.path))
-        front = self.folder.path / "front.json"
-        write_atomic(front, json.dumps(document, indent=1) + "\n")
-        self.folder.add_to_manifest(
-            results={"hypervolume": document["hypervolume"], "front": len(document["front"])}
-        )
-        pictures = save_plots(document, points_by_generation(trials), self.folder.path, report)
-        shown = ", ".join(str(path) for path in pictures)
-        say(
-            f"hypervolume {document['hypervolume']:.4f}, {len(files)} networks on the front: {front}\n"
-            f"drawn: {shown}"
-        )
-        if not files:
-            keys = ", ".join(f"limits.{name}" for name in limits.at_most)
-            say(f"no candidate keeps the limits: raise {keys}, or add smaller choices")
-
-    def _check_predictions(self, document: dict[str, Any], judge: Judge) -> dict[str, Any] | None:
-        """Measures the first members of a predicted front; gives the predictor's report."""
-        from binas.evolve.evaluators.judging import PredictedAccuracy
-
-        if not isinstance(judge, PredictedAccuracy):
-            return None
-        rows = document["front"][: self.recipe.evolve.predictor.measured]
-        genomes = [self.problem.space.genome_of(row["genome"]) for row in rows]
-        for row, judgement in zip(rows, judge.measured(genomes), strict=True):
-            row["measured_accuracy"] = judgement.accuracy
-            note = f" ({judgement.note})" if judgement.note else ""
-            say(
-                f"candidate {row['candidate']}: predicted {row['accuracy']:.4f}, measured"
-                f" {judgement.accuracy:.4f}{note}"
-            )
-        return judge.report
-
-
-class _Log:
-    """Writes a line for each complete candidate, in the order of their numbers."""
-
-    def __init__(self, log: MetricsLog, problem: Problem, largest_cost: float) -> None:
-        self.log, self.problem, self.largest_cost = log, problem, largest_cost
-        self.points: list[Any] = []
-
-    def __call__(self, trial: FrozenTrial) -> None:
-        from binas.evolve.pareto import hypervolume
-        from binas.evolve.report import measured_of
-        from binas.evolve.study.worker import generation_of, is_feasible, point_of
-
-        point = point_of(trial)
-        if is_feasible(trial):
-            self.points.append(point)
-        self.log.log(
-            trial.number,
-            generation=generation_of(trial),
-            accuracy=point.accuracy,
-            ops=point.cost,
-            bits=trial.user_attrs.get("bits"),
-            **measured_of(trial, self.problem),
-            feasible=is_feasible(trial),
-            best_accuracy=max((p.accuracy for p in self.points), default=None),
-            hypervolume=hypervolume(self.points, self.largest_cost),
-            genome=list(trial.params.values()),
-            time={"seconds": trial.user_attrs.get("seconds")},
-        )
-
-
-def _identity(recipe: Recipe) -> dict[str, Any]:
-    """What all workers of a study agree in; where a file lies and how long a lease is may differ."""
-    settings = {key: value for key, value in _plain(recipe).items() if key in IDENTITY}
-    settings["evolve"] = {k: v for k, v in settings["evolve"].items() if k != "lease_seconds"}
-    for section, key in (("shared", "checkpoint"), ("predictor", "samples")):
-        settings["evolve"][section] = {k: v for k, v in settings["evolve"][section].items() if k != key}
-    return settings
-
-
-def _as_spelled_now(begun: Mapping[str, Any]) -> dict[str, Any]:
-    """What a study has kept, which an earlier version may have begun: newer keys have their defaults."""
-    data = with_limits(begun, "study")
-    recipe = build(Recipe, {key: data[key] for key in IDENTITY if key in data}, "study")
-    return {**data, **_identity(recipe)}
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    plain: dict[str, Any] = recipe.model_dump(mode="json")
-    return plain
 
 
 def topology_of(recipe: Recipe, genotype: Genotype | None) -> Variant:
