@@ -130,6 +130,8 @@ class GradientQuantizer(_Quantizer):
 ACTIVATION_BINARIZERS: Registry[Callable[..., ActivationBinarizer]] = Registry("activation binarizer")
 WEIGHT_BINARIZERS: Registry[Callable[..., WeightBinarizer]] = Registry("weight binarizer")
 GRADIENT_QUANTIZERS: Registry[Callable[..., GradientQuantizer]] = Registry("gradient quantizer")
+register_activation_binarizer = ACTIVATION_BINARIZERS.register
+register_weight_binarizer = WEIGHT_BINARIZERS.register
 
 
 def per_filter(statistic: Tensor, weight_shape: Size) -> Tensor:

@@ -89,7 +89,15 @@ def open_data(config: DataConfig) -> Data:
         dataset = DATASETS[config.name]
     except UserError as error:
         raise UserError(f"data.name: {error}", hint="plugins") from None
-    raw = dataset(config)
+    return split_data(dataset(config), config)
+
+
+def split_data(raw: RawData, config: DataConfig) -> Data:
+    """A dataset that is had already, split and measured as the settings say.
+
+    Raises:
+        UserError: images that are unfit to be split.
+    """
     training, test_source, test = _held_out(raw, config)
     labels = raw.training.labels
     if config.subset is not None:

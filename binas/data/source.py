@@ -89,3 +89,4 @@ class RawData:
 
 
 DATASETS: Registry[Callable[[DataConfig], RawData]] = Registry("dataset")
+register_dataset = DATASETS.register

@@ -117,3 +117,31 @@ def register_models(
     for name, options in variants.items():
         model = Model(build, options, binarization, paper, twin_activation, has_cells, rules)
         MODELS.register(name, replace=replace)(model)
+
+
+def register_model(
+    name: str,
+    *,
+    options: ModelOptions | None = None,
+    binarization: Binarization | None = None,
+    paper: str = "",
+    twin_activation: Literal["relu", "none"] = "relu",
+    replace: bool = False,
+) -> Callable[[Callable[[Any, Task], nn.Module]], Callable[[Any, Task], nn.Module]]:
+    """Decorator that registers a function `build(options, task) -> nn.Module` as a network of that name.
+
+    Args:
+        options: what a recipe may change, of a type of your own; None: only `real`, the twin.
+        binarization: the network's own; None: sign and XNOR-Net's weights.
+        paper, twin_activation: as of `Model`.
+        replace: whether to take the place of another's network of that name.
+    """
+
+    def decorate(build: Callable[[Any, Task], nn.Module]) -> Callable[[Any, Task], nn.Module]:
+        variants = {name: options or ModelOptions()}
+        register_models(
+            build, variants, binarization or Binarization(), paper, twin_activation, replace=replace
+        )
+        return build
+
+    return decorate

@@ -16,6 +16,7 @@ from binas.errors import UserError
 from binas.registry import Registry
 
 NONLINEARITIES: Registry[Callable[[int], nn.Module]] = Registry("activation")
+register_nonlinearity = NONLINEARITIES.register
 
 
 def build_nonlinearity(name: str, channels: int) -> nn.Module:

@@ -281,6 +281,11 @@ class Profile:
         elements = (math.prod(layer.input_shape) + layer.activation_elements for layer in self.layers)
         return max(elements, default=0) * REAL_BITS // 8
 
+    def __str__(self) -> str:
+        from binas.profile.table import to_table  # the table is made of profiles
+
+        return to_table(self)
+
     def totals(self) -> dict[str, int | float]:
         """The totals of the column "convolutions and linear", by `Total`."""
         return {

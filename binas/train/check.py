@@ -195,3 +195,58 @@ def real_layers(network: nn.Module) -> list[tuple[str, str, int, str]]:
             default = "what a binarizer has learned: its thresholds, scales or levels"
         rows.append((name, type(module).__name__, count, str(getattr(module, "why_real", default))))
     return rows
+
+
+@dataclass(frozen=True)
+class BinaryCheck:
+    """What was seen of a whole network; `print` shows it as `binas check` does.
+
+    Args:
+        reports: one for each binary convolution.
+        real: layers with real-valued parameters: name, type, parameters, why.
+        stage: the stage of training that says what is binary, in words; empty for a network of one's own.
+    """
+
+    reports: tuple[ConvolutionReport, ...]
+    real: tuple[tuple[str, str, int, str], ...]
+    stage: str = ""
+
+    @property
+    def is_as_declared(self) -> bool:
+        """Whether there are binary convolutions, and each saw what its binarizers declare."""
+        return bool(self.reports) and all(report.is_as_declared for report in self.reports)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each convolution of the binary type read two values and holds two in a filter."""
+        return bool(self.reports) and all(report.is_binary for report in self.reports)
+
+    def verdict(self) -> str:
+        """The whole in a sentence."""
+        count = len(self.reports)
+        if not self.is_as_declared:
+            failed = sum(not report.is_as_declared for report in self.reports)
+            return f"not binary: {failed} of {count} binary convolutions saw other values"
+        padded = sum(report.pads_with_zero for report in self.reports)
+        if not self.is_binary:
+            wider = sum(not report.is_binary for report in self.reports)
+            return (
+                f"as declared, but not binary: {wider} of {count} convolutions have more than two levels, or"
+                f" a half that a rule keeps real; {padded} see 0 from padding"
+            )
+        return (
+            f"binary: each of {count} convolutions reads two values, {padded} of them a third one, 0, from"
+            " padding; two values in a filter"
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{report.verdict():<10} {report.name}: {report.words()}" for report in self.reports]
+        lines += ["", "real-valued parameters:"]
+        lines += [f"  {name} ({kind}, {count} parameters): {why}" for name, kind, count, why in self.real]
+        lines += ["", *([self.stage] if self.stage else []), self.verdict()]
+        return "\n".join(lines)
+
+
+def check_whole(network: nn.Module, images: Tensor, stage: str = "") -> BinaryCheck:
+    """`check_network` and `real_layers` of a network in one value."""
+    return BinaryCheck(tuple(check_network(network, images)), tuple(real_layers(network)), stage)

@@ -169,7 +169,12 @@ class Retraining:
         return {"stages": self.position.stage_results, "epochs": self.position.step}
 
     def _train(
-        self, stage: StageConfig, memory: StageMemory, log: MetricsLog, watch: Stopwatch, folder: RunFolder | None
+        self,
+        stage: StageConfig,
+        memory: StageMemory,
+        log: MetricsLog,
+        watch: Stopwatch,
+        folder: RunFolder | None,
     ) -> None:
         forecast = None
         if self.position.epoch < stage.epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             pixels = torch.randint(256, (12, 10, 3), generator=generator, dtype=torch.uint8).numpy()
             Image.fromarray(pixels).save(tmp_path / "my_images" / label / f"{number}.png")
     for text in fenced("python"):
+        if not text.startswith("# "):
+            continue
         (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
     before = torch.get_num_threads()
     yield tmp_path
@@ -79,6 +82,13 @@ def test_every_command_works(folder: Path, capsys: pytest.CaptureFixture[str]) -
     for made in ("runs/first/genotype.json", "cells.svg", "data.png", "runs/mine_retrained/checkpoint.pt"):
         assert (folder / made).is_file()
     assert "blur" in (folder / "runs/blurred/config.yaml").read_text(encoding="utf-8")
+
+
+def test_its_python_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = [text for text in fenced("python") if not text.startswith("# ")]
+    (folder / "program.py").write_text(text, encoding="utf-8")
+    found = runpy.run_path("program.py")
+    assert "reactnet_a" in capsys.readouterr().out and isinstance(found["network"], torch.nn.Module)
 
 
 def test_the_readme_shows_every_command_that_makes_a_run() -> None:

@@ -27,7 +27,7 @@ def add_arguments(arguments: Arguments) -> None:
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas check"""
     from binas.data.batches import Batches
-    from binas.train.check import check_network, real_layers
+    from binas.train.check import check_whole
     from binas.train.evaluation import open_training_data
     from binas.train.model_file import load_model
 
@@ -36,27 +36,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     data = open_training_data(structure, path, Path(options.data_root) if options.data_root else None)
     device = pick_device(options.device)
     images, _ = next(Batches(data.train(), 32, device, data.mean, data.std).epoch(0, shuffle=False))
-    reports = check_network(network.to(device), images)
-    for report in reports:
-        print(f"{report.verdict():<10} {report.name}: {report.words()}")
-    print("\nreal-valued parameters:")
-    for name, kind, count, why in real_layers(network):
-        print(f"  {name} ({kind}, {count} parameters): {why}")
-    failed = [report.name for report in reports if not report.is_as_declared]
-    print(f"\nstage '{structure.stage.name}': {structure.stage.precision_words()}")
-    if failed or not reports:
-        print(f"not binary: {len(failed)} of {len(reports)} binary convolutions saw other values")
-        return 1
-    padded = sum(report.pads_with_zero for report in reports)
-    wider = [report.name for report in reports if not report.is_binary]
-    if wider:
-        print(
-            f"as declared, but not binary: {len(wider)} of {len(reports)} convolutions have more than two"
-            f" levels, or a half that a rule keeps real; {padded} see 0 from padding"
-        )
-        return 0
-    print(
-        f"binary: each of {len(reports)} convolutions reads two values, {padded} of them a third one, 0, from"
-        " padding; two values in a filter"
-    )
-    return 0
+    words = f"stage '{structure.stage.name}': {structure.stage.precision_words()}"
+    found = check_whole(network.to(device), images, words)
+    print(found)
+    return 0 if found.is_as_declared else 1
