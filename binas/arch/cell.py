@@ -12,12 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from binas.arch.cell_plan import CellPlan, EdgeChoices, EdgeOperations, chosen_context
-from binas.arch.fast_network import NetworkEdges, join, rectified
-from binas.arch.fast_supernet import Group, NodeEdges, binarize_together
+from binas.arch import fast_network, fast_supernet
+from binas.arch.cell_plan import (
+    CellPlan,
+    EdgeChoices,
+    EdgeOperations,
+    Operations,
+    chosen_context,
+    edge_row,
+)
+from binas.arch.drop_path import drop_path
+from binas.arch.fast_network import join, rectified
 from binas.binarize import BinaryConv2d, choose_estimator
 from binas.kernels.batch_norm.plain import PlainBatchNorm2d
-from binas.kernels.layouts.images_last import images_first, images_last, is_last
+from binas.kernels.layouts.images_last import images_first, is_last
 from binas.ops import OpContext, build_op
 from binas.ops.parameter_free import padded_to_even
 
@@ -128,12 +136,6 @@ def with_channels(x: Tensor, channels: int) -> Tensor:
     return x.repeat(1, -(-channels // x.shape[1]), 1, 1)[:, :channels]
 
 
-def drop_path(x: Tensor, rate: float) -> Tensor:
-    """x with whole images zeroed at that rate, the others scaled up to keep the mean."""
-    keep = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= rate
-    return x * keep / (1 - rate)
-
-
 class Cell(nn.Module):
     """Two inputs, intermediate nodes that sum what arrives on their edges, and their concatenation.
 
@@ -217,69 +219,64 @@ class Cell(nn.Module):
             self.preprocess[str(source)](x) if str(source) in self.preprocess else None
             for source, x in enumerate((before, previous))
         ]
+        operations, norms = self._operations(path), {int(at): norm for at, norm in self.norms.items()}
+        rate = drop_rate if self.training else 0.0
         if edge_weights is None:
-            if any(x is not None and is_last(x) for x in states):
-                states = [x if x is None else images_last(x) for x in states]
-            self._run_edges(states, drop_rate)
+            nodes = fast_network.nodes(operations, norms, states, self.num_nodes, rate)
         else:
-            states = [x if x is None else images_first(x) for x in states]
-            self._run_shared(states, edge_weights, path)
-        return self._output(states[2:], previous)
+            nodes = fast_supernet.nodes(operations, norms, states, self.num_nodes, edge_weights, self.columns)
+        if nodes is None:
+            nodes = self._nodes(operations, states, edge_weights, rate)
+        return self._output(nodes, previous)
 
-    def _run_shared(
-        self, states: list[Tensor | None], edge_weights: Tensor, path: Sequence[int] | None
-    ) -> None:
-        """Appends the nodes of a supernet's cell, computed source by source, see `fast_supernet.py`."""
-        last = 2 + self.num_nodes
-        sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
-        order = [_row(node, source) for source, nodes in sources for node in nodes]
-        rows = edge_weights.unbind()  # a list as an index would be copied to the device, which waits for it
-        blocks = torch.split(torch.stack([rows[row] for row in order]), [len(nodes) for _, nodes in sources])
-        totals: dict[int, Tensor] = {}
-        groups_of = [self._groups(source, nodes, path) for source, nodes in sources]
-        binarize_together([group for groups in groups_of for group in groups])
-        for (source, nodes), weights, groups in zip(sources, blocks, groups_of, strict=True):
-            x = states[source] if source < 2 else totals.get(source)
-            if x is None or not groups:
-                continue
-            norm = self.norms[str(source)] if str(source) in self.norms else None  # noqa: SIM401 (no get)
-            edges = NodeEdges(x, norm, weights.unbind(1), len(nodes))
-            for node, y in zip(nodes, edges.contributions(groups), strict=True):
-                if y is not None:
-                    totals[node] = totals[node] + y if node in totals else y
-        states += [totals.get(node) for node in range(2, last)]
-
-    def _groups(self, source: int, nodes: list[int], path: Sequence[int] | None) -> list[Group]:
-        groups: dict[str, Group] = {}
-        for target, node in enumerate(nodes):
-            key = edge_key(node, source)
-            if key not in self.edges:
-                continue
-            for name, module in self.edges[key].items():  # type: ignore[operator]
-                if path is not None and self.columns[name] != path[_row(node, source)]:
-                    continue
-                group = groups.setdefault(name, Group(self.columns[name]))
-                group.targets.append(target)
-                group.modules.append(module)
-        return list(groups.values())
-
-    def _run_edges(self, states: list[Tensor | None], drop_rate: float) -> None:
-        """Appends the nodes of a network's cell, see `binas.arch.fast_network`."""
-        modules = {key: dict(edge.items()) for key, edge in self.edges.items()}  # type: ignore[operator]
-        nodes = range(2, 2 + self.num_nodes)
-        ends = [
-            (node, source) for node in nodes for source in range(node) if edge_key(node, source) in modules
-        ]
-        norms = {int(source): norm for source, norm in self.norms.items()}
-        edges = NetworkEdges({end: modules[edge_key(*end)] for end in ends}, norms, states)
-        for node in nodes:
+    def _nodes(
+        self,
+        operations: Operations,
+        inputs: Sequence[Tensor | None],
+        edge_weights: Tensor | None,
+        drop_rate: float,
+    ) -> list[Tensor | None]:
+        """x_j = Σ_{i<j} Σ_op w_ij,op · op(x_i) for each node j; w = 1 in a network; None: nothing arrives."""
+        states = [None if x is None else images_first(x) for x in inputs]
+        normalized: dict[int, Tensor] = {}
+        for node in range(2, 2 + self.num_nodes):
             total: Tensor | None = None
-            for source in range(node):
-                for module, y in edges.outputs(node, source):
-                    if self.training and drop_rate > 0 and not isinstance(module, nn.Identity):
+            for source, x in enumerate(states):
+                if x is None:
+                    continue
+                edge: Tensor | None = None
+                for name, operation in operations.get((node, source), {}).items():
+                    y = operation(self._read(operation, source, x, normalized))
+                    if edge_weights is not None:
+                        y = y * edge_weights[edge_row(node, source), self.columns[name]]
+                    if drop_rate > 0 and not isinstance(operation, nn.Identity):
                         y = drop_path(y, drop_rate)
-                    total = y if total is None else total + y
+                    edge = y if edge is None else edge + y
+                if edge is not None:
+                    total = edge if total is None else total + edge
             states.append(total)
+        return states[2:]
+
+    def _read(self, operation: nn.Module, source: int, x: Tensor, normalized: dict[int, Tensor]) -> Tensor:
+        """What an operation reads of a node: x, or x through the batch-norm that operations share."""
+        if str(source) not in self.norms or not _takes_normalized_input(operation):
+            return x
+        if source not in normalized:  # once, or running statistics would move once for each operation
+            normalized[source] = self.norms[str(source)](x)
+        return normalized[source]
+
+    def _operations(self, path: Sequence[int] | None) -> Operations:
+        """The operations that run on each edge: all, or those that a path names."""
+        found: dict[tuple[int, int], dict[str, nn.Module]] = {}
+        for key, edge in self.edges.items():
+            end = edge_ends(key)
+            only = None if path is None else path[edge_row(*end)]
+            found[end] = {
+                name: module
+                for name, module in edge.items()  # type: ignore[operator]
+                if only is None or self.columns[name] == only
+            }
+        return found
 
     def _output(self, nodes: list[Tensor | None], previous: Tensor) -> Tensor:
         if any(node is not None and is_last(node) for node in nodes):
@@ -303,11 +300,6 @@ def edge_ends(key: str) -> tuple[int, int]:
     """Node and source of an edge by that name."""
     _, node, source = key.split("_")
     return int(node), int(source)
-
-
-def _row(node: int, source: int) -> int:
-    """The row of an edge among those of `cell_edges`."""
-    return node * (node - 1) // 2 - 1 + source
 
 
 def _takes_normalized_input(module: nn.Module) -> bool:

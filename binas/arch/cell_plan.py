@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from binas.arch.genotype import ZEROISE, Edge
 from binas.arch.space import NetworkSettings
 from binas.ops import OpContext
@@ -74,3 +76,12 @@ def edge_choices(edges: Iterable[Edge]) -> EdgeChoices:
 def chosen_context(context: OpContext, choice: Edge | None) -> OpContext:
     """What the operation of an edge is told, where something was chosen for it alone."""
     return context if choice is None else context.with_choices(choice.activation, choice.estimator)
+
+
+Operations = Mapping[tuple[int, int], Mapping[str, nn.Module]]
+"""What a cell runs: (node, source) -> modules by the name of their operation."""
+
+
+def edge_row(node: int, source: int) -> int:
+    """The row of an edge among those of `cell_edges`."""
+    return node * (node - 1) // 2 - 1 + source

@@ -13,11 +13,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from binas.arch.cell_plan import Operations
+from binas.arch.drop_path import drop_path
 from binas.arch.fast_supernet import forward_edges
 from binas.kernels.layouts.images_last import as_last, images_first, images_last, is_last
 from binas.kernels.sign_conv.sign_conv import Moments, can_fuse, moments, sign_conv
 from binas.ops.convolutions import BinaryConv
 from binas.ops.parameter_free import Pool
+
+
+def nodes(
+    operations: Operations,
+    norms: Mapping[int, nn.Module],
+    inputs: Sequence[Tensor | None],
+    num_nodes: int,
+    drop_rate: float,
+) -> list[Tensor | None] | None:
+    """The nodes of a network's cell; None for float64, in which nothing here is fused.
+
+    Args:
+        operations: what is run on each edge.
+        norms: the cell's batch-norms by source.
+        inputs: of the cell, None where no edge reads them.
+        num_nodes: intermediate nodes.
+        drop_rate: probability with which the output of an operation is dropped for an image.
+    """
+    if any(x is not None and x.dtype == torch.float64 for x in inputs):
+        return None
+    states = list(inputs)
+    if any(x is not None and is_last(x) for x in inputs):
+        states = [None if x is None else images_last(x) for x in inputs]
+    edges = NetworkEdges(operations, norms, states)
+    for node in range(2, 2 + num_nodes):
+        total: Tensor | None = None
+        for source in range(node):
+            for module, y in edges.outputs(node, source):
+                if drop_rate > 0 and not isinstance(module, nn.Identity):
+                    y = drop_path(y, drop_rate)
+                total = y if total is None else total + y
+        states.append(total)
+    return states[2:]
 
 
 def rectified(
@@ -50,7 +85,7 @@ class NetworkEdges:
 
     def __init__(
         self,
-        edges: Mapping[tuple[int, int], Mapping[str, nn.Module]],
+        edges: Operations,
         norms: Mapping[int, nn.Module],
         states: Sequence[Tensor | None],
     ) -> None:

@@ -7,7 +7,7 @@ put side by side for each pass. What cannot share runs by itself, beside the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,11 +15,68 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from binas.arch.cell_plan import Operations, edge_row
 from binas.binarize import BinaryConv2d
 from binas.binarize.exact import outside_autocast
 from binas.kernels.edge_sum.edge_sum import Plan, edge_sum
 from binas.kernels.edge_sum.wide_conv import WideConv
+from binas.kernels.layouts.images_last import images_first
 from binas.ops.convolutions import BinaryConv
+
+
+def nodes(
+    operations: Operations,
+    norms: Mapping[int, nn.Module],
+    inputs: Sequence[Tensor | None],
+    num_nodes: int,
+    edge_weights: Tensor,
+    columns: Mapping[str, int],
+) -> list[Tensor | None] | None:
+    """The nodes of a supernet's cell, computed source by source; None where nothing can be shared.
+
+    That is where no operation is known here, or where a hook watches one: it would not be called.
+
+    Args:
+        operations: what is run on each edge.
+        norms: the cell's batch-norms by source.
+        inputs: of the cell, None where no edge reads them.
+        num_nodes: intermediate nodes.
+        edge_weights: (E, O) what operations are multiplied with.
+        columns: of each operation in the edge weights.
+    """
+    last = 2 + num_nodes
+    sources = [(source, list(range(max(2, source + 1), last))) for source in range(last - 1)]
+    groups_of = [_groups(operations, columns, source, targets) for source, targets in sources]
+    every = [group for groups in groups_of for group in groups]
+    if any(group.is_watched for group in every) or not any(group.shares_work for group in every):
+        return None
+    order = [edge_row(node, source) for source, targets in sources for node in targets]
+    rows = edge_weights.unbind()  # a list as an index would be copied to the device, which waits for it
+    blocks = torch.split(torch.stack([rows[row] for row in order]), [len(targets) for _, targets in sources])
+    totals: dict[int, Tensor] = {}
+    binarize_together(every)
+    states = [None if x is None else images_first(x) for x in inputs]
+    for (source, targets), weights, groups in zip(sources, blocks, groups_of, strict=True):
+        x = states[source] if source < 2 else totals.get(source)
+        if x is None or not groups:
+            continue
+        edges = NodeEdges(x, norms.get(source), weights.unbind(1), len(targets))
+        for node, y in zip(targets, edges.contributions(groups), strict=True):
+            if y is not None:
+                totals[node] = _plus(totals.get(node), y)
+    return [totals.get(node) for node in range(2, last)]
+
+
+def _groups(
+    operations: Operations, columns: Mapping[str, int], source: int, targets: Sequence[int]
+) -> list[Group]:
+    groups: dict[str, Group] = {}
+    for target, node in enumerate(targets):
+        for name, module in operations.get((node, source), {}).items():
+            group = groups.setdefault(name, Group(columns[name]))
+            group.targets.append(target)
+            group.modules.append(module)
+    return list(groups.values())
 
 
 @dataclass
@@ -42,6 +99,21 @@ class Group:
     def shares_convolution(self) -> bool:
         """See the function of that name."""
         return shares_convolution(self.modules)
+
+    @property
+    def shares_work(self) -> bool:
+        """Whether anything is computed together for its modules."""
+        first = self.modules[0]
+        return isinstance(first, nn.Identity) or hasattr(first, "forward_edges") or self.shares_convolution
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a hook waits for one of its modules, or for a part of one."""
+        return any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+            for module in self.modules
+            for part in (module, *module.children())
+        )
 
     @property
     def convs(self) -> list[BinaryConv2d]:

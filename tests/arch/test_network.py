@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from binas.arch.cell import Cell, Preprocess, ReductionSkip, drop_path
+from binas.arch.cell import Cell, Preprocess, ReductionSkip
 from binas.arch.cell_plan import CellPlan, edge_operations, plan_cells
 from binas.arch.discretize import genotype_of, one_hot
+from binas.arch.drop_path import drop_path
 from binas.arch.genotype import CELL_KINDS, Edge, Genotype, cell_edges, read_genotype
 from binas.arch.network import Network
 from binas.arch.sample import random_genotype

@@ -19,6 +19,7 @@ from oracles.supernet import (
 from torch import Tensor
 from torch.nn import functional as F
 
+from binas.arch import fast_supernet
 from binas.arch.alphas import Alphas, mean_entropy
 from binas.arch.space import SearchSpace, load_space
 from binas.arch.supernet import Candidates, Supernet, all_candidates
@@ -195,6 +196,29 @@ def test_settings_of_a_space(change: str) -> None:
 @pytest.mark.parametrize("size", [(15, 15), (7, 9)], ids=str)
 def test_odd_sizes(size: tuple[int, int]) -> None:
     assert_same_steps(small("binas"), "binary", size=size)
+
+
+@pytest.mark.parametrize("space", ["binas", "darts_binary"])
+def test_the_plain_sum_of_a_cell(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs where the fast path does not apply is the same function of the same alphas."""
+    asked: list[None] = []
+    monkeypatch.setattr(fast_supernet, "nodes", lambda *arguments: asked.append(None))
+    assert_same_steps(small(space, {"activation": "prelu"}), "binary")
+    assert asked
+
+
+def test_a_hook_on_an_operation_is_called_and_changes_nothing() -> None:
+    supernet, alphas, x, _ = problem(small("binas"))
+    mixed = alphas.probabilities(TEMPERATURES)
+    expected = supernet(x, mixed)
+    calls: list[str] = []
+    watched = [
+        module for name, module in supernet.named_modules() if name.endswith("edge_3_2.binary_conv_3x3.conv")
+    ]
+    for module in watched:
+        module.register_forward_hook(lambda *_: calls.append("conv"))
+    assert_near(supernet(x, mixed), expected, "logits")
+    assert len(calls) == len(watched) == 3
 
 
 def test_fewer_candidates() -> None:
