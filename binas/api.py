@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from binas.arch.genotype import Genotype, parse_genotype, read_cells
-from binas.arch.network import Network, genotype_space
-from binas.arch.space import NetworkSettings, SearchSpace
-from binas.arch.space import load_space as _load_space
+from binas.arch.genotype import AnyGenotype, cells_only, parse_genotype, read_genotype
+from binas.arch.kinds import AnySpace, genotype_network, load_any_space, space_of
+from binas.arch.network import genotype_space
+from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization
 from binas.binarize.catalogue import KINDS
 from binas.config import Config, build, find_file, merged, shipped_names
@@ -115,7 +115,7 @@ def load_plugin(file: str | Path) -> list[str]:
     return list(_load_plugin(Path(file), REGISTRIES)[1].operations)
 
 
-def load_space(what: str | Path | Mapping[str, Any] | SearchSpace = "binas") -> SearchSpace:
+def load_space(what: str | Path | Mapping[str, Any] | AnySpace = "binas") -> AnySpace:
     """A search space: a shipped name, a file, or a mapping (of changes to a `base`).
 
     Raises:
@@ -126,30 +126,27 @@ def load_space(what: str | Path | Mapping[str, Any] | SearchSpace = "binas") -> 
         >>> binas.load_space({"base": "binas", "num_nodes": 2}).num_nodes
         2
     """
-    if isinstance(what, SearchSpace):
+    if isinstance(what, AnySpace):
         return what
-    return _load_space(str(what) if isinstance(what, Path) else what)
+    return load_any_space(str(what) if isinstance(what, Path) else what)
 
 
-def load_genotype(what: str | Path | Mapping[str, Any] | Genotype) -> Genotype:
+def load_genotype(what: str | Path | Mapping[str, Any] | AnyGenotype) -> AnyGenotype:
     """A genotype: a shipped name, a JSON file, a run folder, or what `json.load` gave.
 
     Raises:
         UserError: it is missing, damaged, or of operations that nobody registered.
     """
-    if isinstance(what, Genotype):
+    if isinstance(what, AnyGenotype):
         return what
     if isinstance(what, Mapping):
         import json
 
-        found = parse_genotype(json.dumps(what), "genotype")
-        if not isinstance(found, Genotype):
-            raise UserError("genotype: one of cells is needed here")
-        return found
+        return parse_genotype(json.dumps(what), "genotype")
     path = Path(what)
     if path.is_dir():
         path = path / "genotype.json"
-    return read_cells(find_file(path, "genotypes"), OPS)
+    return read_genotype(find_file(path, "genotypes"), OPS)
 
 
 def load_recipe(what: str | Path | None = None, **overrides: Any) -> Recipe:
@@ -267,7 +264,7 @@ def create_model(
 
 
 def create_network(
-    genotype: str | Path | Mapping[str, Any] | Genotype,
+    genotype: str | Path | Mapping[str, Any] | AnyGenotype,
     *,
     num_classes: int,
     in_channels: int = 3,
@@ -280,7 +277,7 @@ def create_network(
         genotype: as of `load_genotype`.
         num_classes, in_channels: of the data.
         binarization: None: that of the genotype's space.
-        settings: changes to depth and width: num_cells, init_channels, reductions, …
+        settings: changes to depth and width of cells: num_cells, init_channels, reductions, …
     Shape: (N, in_channels, H, W) -> (N, num_classes).
 
     Example:
@@ -290,9 +287,12 @@ def create_network(
         torch.Size([2, 5])
     """
     found = load_genotype(genotype)
-    own = genotype_space(found).network.model_dump()
-    changed = build(NetworkSettings, merged(own, settings), "network") if settings else None
-    return Network(found, in_channels, num_classes, changed, _binarizations(binarization))
+    changed = None
+    if settings:
+        cells = cells_only(found, "create_network", f"{', '.join(settings)}: change its stages instead")
+        own = genotype_space(cells).network.model_dump()
+        changed = build(NetworkSettings, merged(own, settings), "network")
+    return genotype_network(found, in_channels, num_classes, changed, _binarizations(binarization))
 
 
 def _binarizations(given: Any) -> tuple[Binarization, ...]:
@@ -321,7 +321,7 @@ class SearchResult:
         folder: where it stands; None: in memory only.
     """
 
-    genotype: Genotype
+    genotype: AnyGenotype
     history: list[dict[str, Any]] = field(repr=False)
     candidates: tuple[Any, ...] = field(repr=False)
     folder: Path | None = None
@@ -375,7 +375,7 @@ class Front:
 
 
 def run_search(
-    space: str | Path | Mapping[str, Any] | SearchSpace,
+    space: str | Path | Mapping[str, Any] | AnySpace,
     data: Any,
     *,
     config: SearchConfig | Mapping[str, Any] | None = None,
@@ -400,12 +400,13 @@ def run_search(
         UserError: a setting is wrong, or the folder is there already.
     """
     from binas.search.search import Search
-    from binas.search.strategies.base import check_settings
+    from binas.search.strategies.base import check_settings, check_space
 
     space, data = load_space(space), open_data(data)
     settings = _settings(SearchConfig, config, "search")
     bounds = _settings(Limits, limits, "limits")
     check_settings(settings)
+    check_space(settings, space)
     recipe = _recipe(folder, data, seed, device, space=space, search=settings, limits=bounds)
     # a genotype says how it was found, wherever that was
     told = {
@@ -425,7 +426,7 @@ def run_search(
 
 
 def run_retrain(
-    what: str | Path | Mapping[str, Any] | Genotype | ModelChoice,
+    what: str | Path | Mapping[str, Any] | AnyGenotype | ModelChoice,
     data: Any,
     *,
     config: RetrainConfig | Mapping[str, Any] | None = None,
@@ -449,7 +450,7 @@ def run_retrain(
     variant = _variant(what)
     recipe = _recipe(folder, data, seed, device, retrain=settings, **_section_of(variant))
     retraining = Retraining(variant, settings, data, seed, pick_device(device), False, _loaded())
-    genotype = variant if isinstance(variant, Genotype) else None
+    genotype = variant if isinstance(variant, AnyGenotype) else None
     with shown_by(progress), _folder("retrain", recipe, folder, data, genotype) as opened:
         results = retraining.run(opened)
         if opened is not None:
@@ -465,7 +466,7 @@ def run_retrain(
 
 
 def run_evolution(
-    what: str | Path | Mapping[str, Any] | Genotype | ModelChoice,
+    what: str | Path | Mapping[str, Any] | AnyGenotype | ModelChoice,
     data: Any,
     *,
     config: EvolveConfig | Mapping[str, Any] | None = None,
@@ -488,11 +489,13 @@ def run_evolution(
     data = open_data(data)
     settings = _settings(EvolveConfig, config, "evolve")
     bounds = _settings(Limits, limits, "limits")
-    variant, where, plugins = _variant(what), pick_device(device), _loaded()
+    found, where, plugins = _variant(what), pick_device(device), _loaded()
+    why = "an evolution varies cells, or the options of a published network; give one of these"
+    variant = found if isinstance(found, ModelChoice) else cells_only(found, "evolve", why)
     recipe = _recipe(folder, data, seed, device, evolve=settings, limits=bounds, **_section_of(variant))
     problem = open_problem(settings, variant, {}, data, plugins)
     problem.measure(bounds)
-    genotype = variant if isinstance(variant, Genotype) else None
+    genotype = variant if isinstance(variant, AnyGenotype) else None
     with (
         shown_by(progress),
         tempfile.TemporaryDirectory(prefix="binas_") as passing,
@@ -527,8 +530,8 @@ def _settings(model: type[Section], given: Section | Mapping[str, Any] | None, s
     return build(model, dict(given or {}), source)
 
 
-def _variant(what: Any) -> Genotype | ModelChoice:
-    if isinstance(what, Genotype | ModelChoice):
+def _variant(what: Any) -> AnyGenotype | ModelChoice:
+    if isinstance(what, AnyGenotype | ModelChoice):
         return what
     if isinstance(what, str) and what in MODELS:
         return build(ModelChoice, what, "model")
@@ -537,11 +540,11 @@ def _variant(what: Any) -> Genotype | ModelChoice:
     return load_genotype(what)
 
 
-def _section_of(variant: Genotype | ModelChoice) -> dict[str, Any]:
+def _section_of(variant: AnyGenotype | ModelChoice) -> dict[str, Any]:
     """The section of a recipe that says what is trained."""
     if isinstance(variant, ModelChoice):
         return {"model": variant}
-    return {"space": genotype_space(variant)}
+    return {"space": space_of(variant)}
 
 
 def _recipe(folder: str | Path | None, data: Data, seed: int, device: str, **sections: Any) -> Recipe:
@@ -560,7 +563,7 @@ def _recipe(folder: str | Path | None, data: Data, seed: int, device: str, **sec
 
 @contextmanager
 def _folder(
-    kind: str, recipe: Recipe, folder: str | Path | None, data: Data, genotype: Genotype | None = None
+    kind: str, recipe: Recipe, folder: str | Path | None, data: Data, genotype: AnyGenotype | None = None
 ) -> Iterator[RunFolder | None]:
     """The run folder for the time of a run, with everything that going on needs; None without one."""
     if folder is None:
@@ -736,7 +739,7 @@ def evaluate(
 
 
 def count_cost(
-    what: str | Path | Genotype | ModelChoice | nn.Module,
+    what: str | Path | AnyGenotype | ModelChoice | nn.Module,
     *,
     image_size: Sizes = 32,
     num_classes: int = 10,
@@ -802,9 +805,9 @@ class Picture(str):
 
 
 def draw_cells(
-    genotype: str | Path | Mapping[str, Any] | Genotype, path: str | Path | None = None
+    genotype: str | Path | Mapping[str, Any] | AnyGenotype, path: str | Path | None = None
 ) -> Path | Picture:
-    """A drawing of a genotype's cells.
+    """A drawing of a genotype: its cells, or the stages of a macro genotype.
 
     Args:
         genotype: as of `load_genotype`.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
+from binas.arch.kinds import SpaceField
 from binas.arch.space import SearchSpace, space_mapping
 from binas.config import Config, build, find_file, option_parameters, read_mapping, with_override
 from binas.data.config import DataConfig
@@ -33,10 +34,6 @@ OLD_LIMITS = (
     ("evolve", "latency_table", "latency_ms/table"),
 )
 """Section and key where a limit stood before, and its measure now."""
-
-
-def _whole_space(value: Any) -> Any:
-    return value if isinstance(value, SearchSpace) else space_mapping(value)
 
 
 class Expected(Config):
@@ -76,7 +73,7 @@ class Recipe(Config):
     plugins: tuple[str, ...] = ()
     """Files of your own that register names: operations, networks, …"""
     data: DataConfig = DataConfig()
-    space: Annotated[SearchSpace, BeforeValidator(_whole_space)] = Field(
+    space: SpaceField = Field(
         default_factory=lambda: SearchSpace.model_validate(space_mapping(DEFAULT_SPACE))
     )
     """Name or file of a search space, or a mapping that changes a `base`."""

@@ -24,7 +24,7 @@ MAX_KERNEL = 15
 MAX_NAME = 100  # characters of an activation's name
 
 StemKind = Literal["cifar", "imagenet"]
-SkipKind = Literal["average", "max", "none"]
+SkipKind = Literal["average", "max", "real", "none"]
 
 
 class MacroStem(Config):
@@ -51,7 +51,8 @@ class Block(Config):
     activation: str = Field("rprelu", min_length=1, max_length=MAX_NAME)
     """What follows each half, by registered name."""
     skip: SkipKind = "average"
-    """The shortcut around each half, by the 2×2 pool that halves its size; none: no shortcuts."""
+    """The shortcut around each half: a 2×2 pool halves its size, and its channels are repeated where the half
+    widens; real: average pool and real-valued 1×1 convolution in place of both; none: no shortcuts."""
     estimator: BinarizerSpec | None = None
     """The activation binarizer of both convolutions; null: that of the space or the training stage."""
 
@@ -142,6 +143,10 @@ class MacroGenotype(GenotypeFile):
                 yield PlacedBlock(number, position, block, channels, stage.channels, stride)
                 channels = stage.channels
 
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the stem and of every stage."""
+        return (self.stem.channels, *(stage.channels for stage in self.stages))
+
     def registered_names(self) -> set[str]:
         """The names of activations and estimators that its blocks use."""
         blocks = [place.block for place in self.blocks()]
@@ -151,13 +156,14 @@ class MacroGenotype(GenotypeFile):
     def hash(self) -> str:
         """A name of what is computed: equal however the same chain of blocks is divided into stages.
 
-        A pool that no stride asks for is not told apart from another. Provenance, plug-in hashes and the
+        A shortcut that is the identity is not told apart from another. Provenance, plug-in hashes and the
         settings of the space are left out.
         """
         chain = []
         for place in self.blocks():
             fields = place.block.model_dump(mode="json")
-            if place.stride == 1 and place.block.skip != "none":
+            is_wider = place.in_channels != place.out_channels
+            if place.stride == 1 and place.block.skip in (("max",) if is_wider else ("max", "real")):
                 fields["skip"] = "average"
             chain.append([place.out_channels, place.stride, fields])
         canonical = json.dumps([self.kind, self.stem.model_dump(mode="json"), chain], sort_keys=True)

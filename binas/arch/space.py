@@ -210,5 +210,9 @@ def space_mapping(value: Any, based_on: tuple[Path, ...] = ()) -> dict[str, Any]
 
 
 def load_space(value: str | Mapping[str, Any], source: str = "") -> SearchSpace:
-    """The search space given by name, path or mapping."""
-    return build(SearchSpace, space_mapping(value), source or (value if isinstance(value, str) else "space"))
+    """The search space of cells given by name, path or mapping."""
+    mapping = space_mapping(value)
+    source = source or (value if isinstance(value, str) else "space")
+    if mapping.get("kind") == "macro":
+        raise UserError(f"{source}: is a macro space (kind: macro); a space of cells is needed here")
+    return build(SearchSpace, {key: v for key, v in mapping.items() if key != "kind"}, source)

@@ -13,7 +13,9 @@ def small_stem(in_channels: int, channels: int) -> nn.Sequential:
     Shape: (N, C, H, W) -> (N, channels, H, W).
     Reference: gistvision/bnas, src/model.py.
     """
-    return nn.Sequential(nn.BatchNorm2d(in_channels), _convolution(in_channels, channels, 1, 1), nn.ReLU())
+    return nn.Sequential(
+        nn.BatchNorm2d(in_channels), real_convolution(in_channels, channels, 1, 1), nn.ReLU()
+    )
 
 
 class ImageNetStem(nn.Module):
@@ -31,14 +33,14 @@ class ImageNetStem(nn.Module):
         super().__init__()
         half = channels // 2
         self.quarter = nn.Sequential(
-            _convolution(in_channels, half, 2, 1),
+            real_convolution(in_channels, half, 2, 1),
             nn.BatchNorm2d(half),
             nn.ReLU(),
-            _convolution(half, channels, 2, groups[0]),
+            real_convolution(half, channels, 2, groups[0]),
             nn.BatchNorm2d(channels),
         )
         self.eighth = nn.Sequential(
-            nn.ReLU(), _convolution(channels, channels, 2, groups[1]), nn.BatchNorm2d(channels)
+            nn.ReLU(), real_convolution(channels, channels, 2, groups[1]), nn.BatchNorm2d(channels)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +49,11 @@ class ImageNetStem(nn.Module):
         return quarter, self.eighth(quarter)
 
 
-def _convolution(in_channels: int, out_channels: int, stride: int, groups: int) -> nn.Conv2d:
+def real_convolution(in_channels: int, out_channels: int, stride: int, groups: int = 1) -> nn.Conv2d:
+    """A real-valued 3×3 convolution without bias, as first layers are.
+
+    Shape: (N, C_in, H, W) -> (N, C_out, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
     conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=groups, bias=False)
     conv.why_real = WHY_STEM  # type: ignore[assignment]
     return conv

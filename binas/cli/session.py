@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import AnyGenotype
 from binas.config import describe, shipped_names
 from binas.errors import UserError
 from binas.plugins import PluginRecord, load_plugins, records_for, require_plugins
@@ -127,7 +127,7 @@ def begin_run(
     device: torch.device,
     hashes: dict[str, str],
     plugins: tuple[PluginRecord, ...],
-    genotype: Genotype | None = None,
+    genotype: AnyGenotype | None = None,
 ) -> RunFolder:
     """The run folder, with everything in it that a resumed run needs; the config comes last."""
     from binas.run.files import write_atomic

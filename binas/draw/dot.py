@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from itertools import pairwise
 
 import graphviz
 
-from binas.arch.genotype import CELL_KINDS, NUM_INPUTS, Genotype
-from binas.draw.graph import Box, Link, cell_graph, scene
-from binas.draw.style import TITLES, legend_of, look_of
+from binas.arch.genotype import AnyGenotype
+from binas.draw.graph import Box, Link
+from binas.draw.panels import panels_of
+from binas.draw.style import legend_of, look_of
 
 FONT = "Helvetica,Arial,sans-serif"
 
 
-def dot_graph(genotype: Genotype) -> graphviz.Digraph:
-    """Both cells side by side, titled, with a legend below; `.source` is the text."""
+def dot_graph(genotype: AnyGenotype) -> graphviz.Digraph:
+    """Both cells, or all stages, side by side, titled, with a legend below; `.source` is the text."""
     drawing = graphviz.Digraph("cells")
     drawing.attr(
         rankdir="TB",
@@ -28,21 +30,22 @@ def dot_graph(genotype: Genotype) -> graphviz.Digraph:
     )
     drawing.attr("node", fontname=FONT, fontsize="10", height="0.26", margin="0.09,0.04")
     drawing.attr("edge", fontname=FONT, arrowsize="0.6")
-    scenes = {kind: scene(cell_graph(genotype, kind)) for kind in CELL_KINDS}
-    drawing.attr(label=_legend([box for boxes, _ in scenes.values() for box in boxes]))
-    for kind, (boxes, links) in scenes.items():
+    panels = panels_of(genotype)
+    drawing.attr(label=_legend([box for panel in panels for box in panel.boxes]))
+    for panel in panels:
+        kind = panel.name
         with drawing.subgraph(name=f"cluster_{kind}") as cell:
             cell.attr(
-                label=f"<<B>{TITLES[kind]}</B>>", labelloc="t", fontsize="13", color="white", margin="14"
+                label=f"<<B>{panel.title}</B>>", labelloc="t", fontsize="13", color="white", margin="14"
             )
-            for box in boxes:
+            for box in panel.boxes:
                 cell.node(f"{kind}_{box.name}", _label(box), **_box_style(box))
-            for link in links:
+            for link in panel.links:
                 cell.edge(f"{kind}_{link.start}", f"{kind}_{link.end}", **_link_style(link))
             with cell.subgraph() as inputs:
                 inputs.attr(rank="same")
-                for number in range(NUM_INPUTS - 1):
-                    inputs.edge(f"{kind}_{number}", f"{kind}_{number + 1}", style="invis")
+                for one, other in pairwise(panel.row):
+                    inputs.edge(f"{kind}_{one}", f"{kind}_{other}", style="invis")
     return drawing
 
 

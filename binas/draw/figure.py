@@ -13,10 +13,11 @@ from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.textpath import TextPath
 
-from binas.arch.genotype import CELL_KINDS, Genotype
-from binas.draw.graph import Box, Link, cell_graph, scene
+from binas.arch.genotype import CELL_KINDS, AnyGenotype
+from binas.draw.graph import Box, Link
 from binas.draw.layout import Layout, Point, place
-from binas.draw.style import TITLES, Look, legend_of, look_of
+from binas.draw.panels import panels_of
+from binas.draw.style import Look, legend_of, look_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FONT = "DejaVu Sans"  # travels with matplotlib, so a picture looks the same everywhere
 TEXT_SIZE = 9.0
+TITLE_SIZE = 12.0
 LINE_HEIGHT = 11.5
 PADDING = 6.0
 MARGIN = 14.0
@@ -35,11 +37,16 @@ POINTS_PER_INCH = 72.0
 IMAGE_DPI = 100
 
 
-def figure(genotype: Genotype, kinds: Sequence[str] = CELL_KINDS) -> Figure:
-    """The cells of those kinds side by side, titled, with a legend; sized to what it holds."""
-    scenes = [scene(cell_graph(genotype, kind)) for kind in kinds]
+def figure(genotype: AnyGenotype, kinds: Sequence[str] = CELL_KINDS) -> Figure:
+    """The cells of those kinds, or the stages, side by side with titles and a legend, sized to fit."""
+    panels = panels_of(genotype, kinds)
+    scenes = [(panel.boxes, panel.links) for panel in panels]
     layouts = [place(boxes, links, {box.name: _size(box) for box in boxes}) for boxes, links in scenes]
-    cells_width = sum(layout.width for layout in layouts) + CELL_GAP * (len(kinds) - 1)
+    widths = [
+        max(layout.width, 1.25 * text_width(panel.title, TITLE_SIZE))
+        for panel, layout in zip(panels, layouts, strict=True)
+    ]
+    cells_width = sum(widths) + CELL_GAP * (len(panels) - 1)
     legend = _legend_rows(legend_of(box for boxes, _ in scenes for box in boxes), cells_width)
     width = max(cells_width, *(_row_width(row) for row in legend)) + 2 * MARGIN
     cells_height = TITLE_HEIGHT + max(layout.height for layout in layouts)
@@ -51,27 +58,28 @@ def figure(genotype: Genotype, kinds: Sequence[str] = CELL_KINDS) -> Figure:
     axes.set_ylim(height, 0)
     axes.set_axis_off()
     left = (width - cells_width) / 2
-    for kind, (boxes, links), layout in zip(kinds, scenes, layouts, strict=True):
-        middle = left + layout.width / 2
+    for panel, layout, width_of in zip(panels, layouts, widths, strict=True):
+        middle = left + width_of / 2
         axes.text(
             middle,
             MARGIN + 8,
-            TITLES[kind],
-            fontsize=12,
+            panel.title,
+            fontsize=TITLE_SIZE,
             fontweight="bold",
             ha="center",
             va="center",
             family=FONT,
         )
-        _draw_cell(axes, boxes, links, layout, (left, MARGIN + TITLE_HEIGHT))
-        left += layout.width + CELL_GAP
+        inside = (middle - layout.width / 2, MARGIN + TITLE_HEIGHT)
+        _draw_cell(axes, panel.boxes, panel.links, layout, inside)
+        left += width_of + CELL_GAP
     for number, row in enumerate(legend):
         _draw_legend(axes, row, width / 2, MARGIN + cells_height + LEGEND_HEIGHT * (number + 1))
     return drawing
 
 
-def cell_image(genotype: Genotype) -> npt.NDArray[np.uint8]:
-    """Both cells as an RGB image for a log.
+def cell_image(genotype: AnyGenotype) -> npt.NDArray[np.uint8]:
+    """A genotype as an RGB image for a log.
 
     Shape: (H, W, 3), uint8.
     """

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import AnyGenotype
 from binas.run.files import picture_ending, write_atomic
 
 ENDINGS = ("svg", "png", "pdf", "dot")
@@ -19,11 +19,11 @@ PNG_DPI = 200
 DOT_SECONDS = 60
 
 
-def draw(genotype: Genotype, path: Path | str) -> Path:
-    """Draws both cells into a file and returns its path.
+def draw(genotype: AnyGenotype, path: Path | str) -> Path:
+    """Draws both cells, or all stages of a macro genotype, into a file and returns its path.
 
     Args:
-        genotype: the cells.
+        genotype: of either kind.
         path: the file to write; its ending, one of svg, png, pdf and dot, says what it becomes.
 
     Raises:
@@ -36,7 +36,7 @@ def draw(genotype: Genotype, path: Path | str) -> Path:
     return path
 
 
-def _rendered(genotype: Genotype, ending: str) -> bytes:
+def _rendered(genotype: AnyGenotype, ending: str) -> bytes:
     from binas.draw.dot import dot_graph
 
     drawing = dot_graph(genotype)
@@ -60,7 +60,7 @@ def _by_graphviz(source: str, ending: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _by_matplotlib(genotype: Genotype, ending: str) -> bytes:
+def _by_matplotlib(genotype: AnyGenotype, ending: str) -> bytes:
     import matplotlib
 
     from binas.draw.figure import figure

@@ -42,12 +42,12 @@ LEGEND = (
 )
 UNKNOWN = ("unknown", "of a plug-in that is not loaded")
 
-TITLES = {"normal": "Normal cell", "reduce": "Reduction cell"}
-
 
 def legend_of(boxes: Iterable[Box]) -> tuple[tuple[str, str], ...]:
-    """The kinds that a picture explains: the same for all, and what is unknown where there is any."""
-    return (*LEGEND, UNKNOWN) if any(box.kind == "unknown" for box in boxes) else LEGEND
+    """The kinds that a picture explains: the same for all cells, and what is unknown where there is any."""
+    kinds = {box.kind for box in boxes}
+    legend = LEGEND if "node" in kinds else LEGEND[:2]  # stages have no nodes, and nothing in them is dead
+    return (*legend, UNKNOWN) if "unknown" in kinds else legend
 
 
 def look_of(kind: str, dead: bool) -> Look:

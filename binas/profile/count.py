@@ -12,10 +12,12 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import AnyGenotype, Genotype
+from binas.arch.kinds import genotype_network, space_of
+from binas.arch.macro_genotype import MacroGenotype
 from binas.arch.network import Network
 from binas.arch.space import NetworkSettings
-from binas.binarize import binary_convolutions
+from binas.binarize import Binarization, LayerRule, binary_convolutions, set_precision
 from binas.config import build
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model
@@ -27,7 +29,7 @@ TOTALS: tuple[Total, ...] = get_args(Total)
 
 
 def count(
-    what: Genotype | ModelChoice | str | nn.Module,
+    what: AnyGenotype | ModelChoice | str | nn.Module,
     image_size: tuple[int, int] = (32, 32),
     num_classes: int = 10,
     in_channels: int = 3,
@@ -37,11 +39,12 @@ def count(
     """What a network costs for one image.
 
     Args:
-        what: a genotype, a published network or its name, or a module, whose own classes then count.
+        what: a genotype of either kind, a published network or its name, or a module, whose own classes
+            then count.
         image_size: height and width in pixels.
         num_classes: outputs.
         in_channels: of the images.
-        settings: depth and width of a genotype's network; None means those of its space.
+        settings: depth and width of a network of cells; None means those of its space.
         stage: `binarization`, `binarize_activations`, `binarize_weights` and `layers` of the training
             stage that counts, for a genotype; without them what its space says.
     Raises:
@@ -50,14 +53,48 @@ def count(
     """
     if isinstance(what, Genotype):
         return profile_genotype(what, in_channels, image_size, num_classes, settings, **stage)
-    if settings is not None or stage:
-        raise UserError("count: settings and stages are for genotypes; a network has its own")
+    if settings is not None:
+        raise UserError("count: settings are for genotypes of cells; a macro genotype or network has its own")
+    if isinstance(what, MacroGenotype):
+        return _count_chain(what, in_channels, image_size, num_classes, **stage)
+    if stage:
+        raise UserError("count: stages are for genotypes; a network has its own")
     if isinstance(what, nn.Module):
         return profile_module(what, in_channels, image_size)
     choice = build(ModelChoice, what, "count") if isinstance(what, str) else what
     task = Task(in_channels, image_size, num_classes, ())
     own = {"binarization": choice.binarization, "layers": choice.layers}
     return count_built(lambda: build_model(choice, task), task, **own)
+
+
+def _count_chain(
+    genotype: MacroGenotype,
+    in_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    *,
+    binarization: Binarization | None = None,
+    binarize_activations: bool = True,
+    binarize_weights: bool = True,
+    layers: tuple[LayerRule, ...] | None = None,
+) -> Profile:
+    """The count of a macro genotype's network: it is built without memory and run once."""
+    binarizations = () if binarization is None else (binarization,)
+    if layers is not None and binarization is None:
+        binarizations = (space_of(genotype).binarization,)
+
+    def network() -> nn.Module:
+        built = genotype_network(
+            genotype,
+            in_channels,
+            num_classes,
+            binarizations=binarizations,
+            layers=() if layers is None else (layers,),
+        )
+        set_precision(built, binarize_activations, binarize_weights)
+        return built
+
+    return profile_built(network, lambda built: profile_module(built, in_channels, image_size))
 
 
 def count_built(network: Callable[[], nn.Module], task: Task, **stage: Any) -> Profile:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from binas.arch.genotype import Genotype
-from binas.arch.network import Network
+from binas.arch.genotype import AnyGenotype
+from binas.arch.kinds import AnySpace, genotype_network
 from binas.arch.sample import random_genotype
-from binas.arch.space import SearchSpace
 from binas.errors import UserError
 from binas.plugins import PluginRecord
 from binas.profile.cost import Profile
@@ -35,13 +34,13 @@ class CostLimits:
     image_shape: tuple[int, int, int]
     num_classes: int
 
-    def costs(self, genotype: Genotype) -> dict[str, float]:
+    def costs(self, genotype: AnyGenotype) -> dict[str, float]:
         """OPs and bits of the network that the genotype's space builds, and what the limits measure."""
         profile = self._profile(genotype)
         values = self.limits.values(profile, lambda: self._network(genotype))
         return {"ops": profile.ops, "bits": profile.bits, **values}
 
-    def excess(self, genotype: Genotype) -> dict[str, float]:
+    def excess(self, genotype: AnyGenotype) -> dict[str, float]:
         """By how much of itself each limit is exceeded, 0 or less where it is kept; empty without limits.
 
         The network is the one that the genotype's space builds in its settings `network`, fully binary.
@@ -50,21 +49,21 @@ class CostLimits:
             return {}
         return self.limits.excess(self._profile(genotype), lambda: self._network(genotype))
 
-    def _profile(self, genotype: Genotype) -> Profile:
+    def _profile(self, genotype: AnyGenotype) -> Profile:
         channels, height, width = self.image_shape
         return count(genotype, (height, width), self.num_classes, channels)
 
-    def _network(self, genotype: Genotype) -> nn.Module:
+    def _network(self, genotype: AnyGenotype) -> nn.Module:
         with torch.device("meta"):
-            return Network(genotype, self.image_shape[0], self.num_classes)
+            return genotype_network(genotype, self.image_shape[0], self.num_classes)
 
-    def largest_excess(self, genotype: Genotype) -> float:
+    def largest_excess(self, genotype: AnyGenotype) -> float:
         """The largest of them, 0 where all are kept."""
         return max(0.0, *self.excess(genotype).values(), 0.0)
 
     def draw(
-        self, space: SearchSpace, generator: random.Random, plugins: tuple[PluginRecord, ...]
-    ) -> Genotype:
+        self, space: AnySpace, generator: random.Random, plugins: tuple[PluginRecord, ...]
+    ) -> AnyGenotype:
         """The first random genotype of the space that keeps the limits.
 
         Raises:
@@ -81,10 +80,10 @@ class CostLimits:
         assert nearest is not None
         raise UserError(
             f"limits: none of {MAX_DRAWS} random genotypes of space '{space.name}' keeps them; the"
-            f" nearest exceeds {nearest[1]}; raise them, or make space.network smaller"
+            f" nearest exceeds {nearest[1]}; raise them, or make the space smaller (space.network, of cells)"
         )
 
-    def words(self, genotype: Genotype) -> str:
+    def words(self, genotype: AnyGenotype) -> str:
         """Which limits are exceeded, and by how much; empty where none is."""
         exceeded = {key: excess for key, excess in self.excess(genotype).items() if excess > 0}
         return ", ".join(f"{key} by {excess:.1%}" for key, excess in exceeded.items())

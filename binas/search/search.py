@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 import binas.search.strategies  # noqa: F401 (its files register them)
 from binas.arch.alphas import mean_entropy
 from binas.arch.discretize import one_hot
-from binas.arch.genotype import CELL_KINDS, Genotype, cell_edges, cells_only, parse_genotype
-from binas.arch.space import SearchSpace
+from binas.arch.genotype import CELL_KINDS, AnyGenotype, Genotype, cell_edges, cells_only, parse_genotype
+from binas.arch.kinds import AnySpace
+from binas.arch.macro_space import MacroSpace
 from binas.arch.supernet import Supernet
 from binas.binarize import set_progress
 from binas.data.batches import Batches
@@ -41,7 +43,7 @@ from binas.search.decisions.base import Candidate, Found, front_document
 from binas.search.limits import CostLimits
 from binas.search.setting import SearchSetting
 from binas.search.state import KIND, Builder, SearchState
-from binas.search.strategies.base import Strategy
+from binas.search.strategies.base import Strategy, check_space
 
 MAX_NUMBERS = 100
 """Squares of a heat map that get their number written in; more would only cost time."""
@@ -65,7 +67,7 @@ class Search:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: AnySpace,
         config: SearchConfig,
         data: Data,
         seed: int,
@@ -77,6 +79,7 @@ class Search:
         limits: Limits | None = None,
     ) -> None:
         space.check_operations()
+        check_space(config, space)
         self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
         self.plugins = records_for(space.registered_names(), plugins)
@@ -85,15 +88,7 @@ class Search:
         if parts := records_for(own, plugins):
             # what has found a genotype is told with it; what it is built from is needed to build it
             self.provenance["search_plugins"] = [record.model_dump(mode="json") for record in parts]
-        self.builder = Builder(
-            space,
-            config,
-            data.channels,
-            data.num_classes,
-            seed,
-            device,
-            (distributed or Distributed()).sync_batch_norm,
-        )
+        self.sync_batch_norm = (distributed or Distributed()).sync_batch_norm
         self.device = device
         image_shape = (data.channels, *data.image_size)
         self.limits = CostLimits(limits or Limits(), image_shape, data.num_classes)
@@ -122,6 +117,14 @@ class Search:
         self.start: SearchState | None = self.builder.fresh() if self.strategy.num_epochs else None
         """The state before the first epoch; None where nothing is trained."""
 
+    @cached_property
+    def builder(self) -> Builder:
+        """Builds supernets of a space of cells."""
+        shape, classes = self.setting.image_shape, self.setting.num_classes
+        return Builder(
+            self.setting.cells, self.config, shape[0], classes, self.seed, self.device, self.sync_batch_norm
+        )
+
     def _shared_out(self, images: Images, data: Data) -> Batches:
         size = self.config.batch_size
         return Batches(
@@ -136,7 +139,7 @@ class Search:
             part=(rank(), num_ranks()),
         )
 
-    def run(self, folder: RunFolder | None = None) -> Genotype:
+    def run(self, folder: RunFolder | None = None) -> AnyGenotype:
         """The recommended genotype; goes on from a checkpoint where the folder has one.
 
         Args:
@@ -270,10 +273,10 @@ class Search:
         if strategy.trains(epoch) != "weights" and strategy.state is not None:
             largest = largest_entropy(strategy.state.supernet.candidates)
             limits = self.config.collapse
-            for warning in collapse_warnings(genotype, entropy, largest, limits, self.space.kind_of):
+            for warning in collapse_warnings(genotype, entropy, largest, limits, self.setting.cells.kind_of):
                 warn(warning)
 
-    def _decide(self, state: SearchState | None, folder: RunFolder | None) -> Genotype:
+    def _decide(self, state: SearchState | None, folder: RunFolder | None) -> AnyGenotype:
         """Has the strategy choose; writes the front and its first member."""
         seen = [] if state is None else state.seen
         self.candidates = tuple(map(_candidate, seen))
@@ -293,7 +296,7 @@ class Search:
     def _about(self) -> dict[str, Any]:
         """What a front says of the search."""
         return {
-            "search": "cells",
+            "search": "macro" if isinstance(self.space, MacroSpace) else "cells",
             "strategy": self.config.strategy.name,
             "evaluation": "supernet" if self.strategy.num_epochs else None,
             "seed": self.seed,
@@ -304,7 +307,7 @@ class Search:
     def _accuracy(self, state: SearchState | None, genotype: Genotype) -> float:
         """The accuracy of a genotype's operations alone in the supernet, on the search-validation images."""
         assert state is not None, "nothing was trained"
-        weights = {kind: rows.to(self.device) for kind, rows in one_hot(genotype, self.space).items()}
+        weights = {kind: rows.to(self.device) for kind, rows in one_hot(genotype, self.setting.cells).items()}
         network = _Inherited(state.supernet, weights)
         return evaluate(network, self.validation_batches, self.config.loss)["accuracy"]
 
@@ -324,7 +327,7 @@ class Search:
             yield from self.validation_batches.epoch(derive_seed(self.seed, "validation", epoch, lap))
             lap += 1
 
-    def _with_provenance(self, genotype: Genotype, **more: Any) -> Genotype:
+    def _with_provenance(self, genotype: AnyGenotype, **more: Any) -> AnyGenotype:
         return genotype.model_copy(update={"provenance": {**self.provenance, **genotype.provenance, **more}})
 
     def _show(
@@ -336,10 +339,12 @@ class Search:
         from binas.draw.figure import cell_image
         from binas.draw.heatmap import alpha_heatmap
 
-        labels = [f"{source} to {node}" for node, source in cell_edges(self.space.num_nodes)]
+        labels = [f"{source} to {node}" for node, source in cell_edges(self.setting.cells.num_nodes)]
         for kind in CELL_KINDS:
             values = probabilities[kind].numpy()
-            picture = alpha_heatmap(values, labels, self.space.operations, numbers=values.size <= MAX_NUMBERS)
+            picture = alpha_heatmap(
+                values, labels, self.setting.cells.operations, numbers=values.size <= MAX_NUMBERS
+            )
             log.image(epoch, f"alphas/{kind}", picture)
         log.image(epoch, "cells", cell_image(genotype))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from binas.arch.kinds import AnySpace, cell_space
 from binas.arch.space import SearchSpace
 from binas.plugins import PluginRecord
 from binas.search.config import SearchConfig
@@ -29,7 +30,7 @@ class SearchSetting:
         plugins: those that the space uses anything of, for genotypes.
     """
 
-    space: SearchSpace
+    space: AnySpace
     config: SearchConfig
     limits: CostLimits
     image_shape: tuple[int, int, int]
@@ -39,3 +40,8 @@ class SearchSetting:
     steps_per_epoch: int
     largest_batch: int
     plugins: tuple[PluginRecord, ...] = ()
+
+    @property
+    def cells(self) -> SearchSpace:
+        """The space, for strategies whose `spaces` are those of cells alone."""
+        return cell_space(self.space, "this strategy searches cells")

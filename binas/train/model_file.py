@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import ValidationError, model_validator
 from torch import nn
 
-from binas.arch.genotype import Genotype, cells_only, parse_genotype
-from binas.arch.network import Network
+from binas.arch.genotype import AnyGenotype, parse_genotype
+from binas.arch.kinds import genotype_network
 from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, LayerRule, set_progress
 from binas.config import Config, build
@@ -45,7 +45,7 @@ class ModelStructure(Config):
     genotype: str = ""
     """The genotype, as JSON text; empty for a published network."""
     settings: NetworkSettings | None = None
-    """Depth and width of the genotype's network."""
+    """Depth and width of a network of cells; a macro genotype says them itself."""
     model: ModelChoice | None = None
     """The published network, in place of a genotype."""
     binarizations: tuple[Binarization, ...]
@@ -71,8 +71,8 @@ class ModelStructure(Config):
 
     @model_validator(mode="after")
     def _genotype_or_model(self) -> ModelStructure:
-        if self.model is None and (not self.genotype or self.settings is None):
-            raise ValueError("it names neither a genotype with its settings nor a model")
+        if self.model is None and not self.genotype:
+            raise ValueError("it names neither a genotype nor a model")
         return self
 
     @model_validator(mode="after")
@@ -83,9 +83,12 @@ class ModelStructure(Config):
             )
         return self
 
-    def read_genotype(self) -> Genotype:
+    def read_genotype(self) -> AnyGenotype:
         """The genotype, checked."""
-        return cells_only(parse_genotype(self.genotype, "checkpoint: genotype"), "checkpoint")
+        genotype = parse_genotype(self.genotype, "checkpoint: genotype")
+        if genotype.kind == "cell" and self.settings is None:
+            raise UserError("checkpoint: holds a genotype of cells without its settings; train it again")
+        return genotype
 
     def identity(self) -> dict[str, str]:
         """What was trained: `genotype` and its hash, or `model` and its name with the changed options."""
@@ -103,8 +106,8 @@ class ModelStructure(Config):
         self.stage.apply(network)
         return network
 
-    def _genotype_network(self) -> Network:
-        return Network(
+    def _genotype_network(self) -> nn.Module:
+        return genotype_network(
             self.read_genotype(),
             self.in_channels,
             self.num_classes,

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import AnyGenotype, Genotype
+from binas.arch.kinds import space_of
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.arch.trunk import Trunk
@@ -82,7 +83,7 @@ class Retraining:
 
     def __init__(
         self,
-        genotype: Genotype | ModelChoice,
+        genotype: AnyGenotype | ModelChoice,
         config: RetrainConfig,
         data: Data,
         seed: int,
@@ -93,7 +94,7 @@ class Retraining:
     ) -> None:
         self.config, self.data, self.seed, self.device = config, data, seed, device
         self.tensorboard = tensorboard
-        own = genotype if isinstance(genotype, ModelChoice) else genotype_space(genotype)
+        own = genotype if isinstance(genotype, ModelChoice) else space_of(genotype)
         self.stages = [stage.completed(own) for stage in config.stages]
         self.structure = _structure(genotype, config, self.stages, data, plugins)
         seed_everything(seed, "weights")
@@ -378,7 +379,7 @@ class Retraining:
 
 
 def _structure(
-    genotype: Genotype | ModelChoice,
+    genotype: AnyGenotype | ModelChoice,
     config: RetrainConfig,
     stages: Sequence[StageConfig],
     data: Data,
@@ -402,7 +403,7 @@ def _structure(
     )
 
 
-def _what_to_build(genotype: Genotype | ModelChoice, config: RetrainConfig) -> dict[str, Any]:
+def _what_to_build(genotype: AnyGenotype | ModelChoice, config: RetrainConfig) -> dict[str, Any]:
     if isinstance(genotype, ModelChoice):
         if config.network:
             raise UserError(
@@ -412,9 +413,24 @@ def _what_to_build(genotype: Genotype | ModelChoice, config: RetrainConfig) -> d
         if config.drop_path and not genotype.model.has_cells:
             raise UserError(f"retrain.drop_path: '{genotype.name}' has no cells whose operations drop; set 0")
         return {"model": genotype}
+    if not isinstance(genotype, Genotype):
+        _refuse_keys_of_cells(config)
+        return {"genotype": genotype.to_json()}
     space = genotype_space(genotype)
     settings = build(NetworkSettings, merged(space.network.model_dump(), config.network), "retrain.network")
     return {"genotype": genotype.to_json(), "settings": settings}
+
+
+def _refuse_keys_of_cells(config: RetrainConfig) -> None:
+    """Raises a `UserError` for a setting that a macro genotype's network cannot use."""
+    keys = {
+        "network": "the genotype says its own depth and widths; change its stages",
+        "drop_path": "no operations of cells drop; set 0",
+        "auxiliary_weight": "no cell carries the auxiliary head; set 0",
+    }
+    for key, why in keys.items():
+        if getattr(config, key):
+            raise UserError(f"retrain.{key}: is for genotypes of cells, not for a macro genotype: {why}")
 
 
 def _binarizes_alike(path: Path, stage: StageConfig) -> bool:

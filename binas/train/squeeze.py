@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from binas.arch.macro_network import MacroNetwork
 from binas.arch.network import Network
 from binas.binarize import binary_convolutions
 from binas.errors import UserError
@@ -185,6 +186,11 @@ def squeezed(
     Raises:
         UserError: the network is none of a genotype, has no batch-norm scales, or cannot be narrowed so.
     """
+    if isinstance(network, MacroNetwork):
+        raise UserError(
+            "squeeze: narrows all cells of a network alike; a macro genotype (kind: macro) says the channels"
+            " of each stage: write narrower ones into it and train it, from a space that has them"
+        )
     if not isinstance(network, Network) or structure.settings is None:
         raise UserError(
             "squeeze: works on networks of a genotype; a published one is made narrow by its options"

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from binas.arch.space import NetworkSettings, SearchSpace
+from binas.arch.kinds import AnySpace
+from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, LayerRule, RealActivation, set_precision
 from binas.config import Config, build
 from binas.engine.acceleration import Acceleration
@@ -115,7 +116,7 @@ class StageConfig(Config):
             return self.teacher.checkpoints[0]
         return self.initial_checkpoint
 
-    def completed(self, space: SearchSpace | ModelChoice) -> StageConfig:
+    def completed(self, space: AnySpace | ModelChoice) -> StageConfig:
         """The same with what the space, or the published network, says where this stage says nothing."""
         binarization = space.binarization if self.binarization is None else self.binarization
         layers = space.layers if self.layers is None else self.layers

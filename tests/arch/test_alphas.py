@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spaces import spaces_of
 
 from binas.arch.alphas import INITIAL_DEVIATION, Alphas, mean_entropy
 from binas.arch.discretize import discretize, discretize_cell
@@ -15,7 +16,6 @@ from binas.arch.genotype import CELL_KINDS, ZEROISE, Edge, Genotype, cell_edges
 from binas.arch.sample import random_genotype
 from binas.arch.space import SearchSpace, load_space
 from binas.arch.supernet import Supernet, all_candidates
-from binas.config import shipped_names
 from binas.errors import UserError
 
 CONV = "binary_conv_3x3"
@@ -236,7 +236,7 @@ def reaches_output(cell: tuple[Edge, ...]) -> bool:
     return any(alive(edge.node) for edge in cell)
 
 
-@pytest.mark.parametrize("space", shipped_names("search_spaces"))
+@pytest.mark.parametrize("space", spaces_of("cell"))
 def test_random_genotypes_obey_the_space(space: str) -> None:
     it = load_space(space)
     generator = random.Random(1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from spaces import spaces_of
 from torch import Tensor, nn
 
 from binas.arch.cell import Cell, Preprocess, ReductionSkip
@@ -20,11 +21,11 @@ from binas.arch.sample import random_genotype
 from binas.arch.space import NetworkSettings, SearchSpace, load_space
 from binas.arch.supernet import Supernet, all_candidates
 from binas.binarize import Binarization, BinarizerSpec, BinaryConv2d, binary_convolutions, set_precision
-from binas.config import find_file, shipped_names
+from binas.config import find_file
 from binas.errors import UserError
 from binas.ops import OPS
 
-SPACES = shipped_names("search_spaces")
+SPACES = spaces_of("cell")
 SMALL = {"init_channels": 4, "num_cells": 3, "reductions": [1], "stem_multiplier": 2}
 SIZES = [(8, 8), (15, 15), (7, 9)]
 

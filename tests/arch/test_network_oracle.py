@@ -11,6 +11,7 @@ import pytest
 import torch
 from oracles import network as oracles
 from oracles.binary_layers import BatchNorm, BinaryConv
+from spaces import spaces_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ from binas.arch.genotype import Edge, Genotype, read_genotype
 from binas.arch.network import Network
 from binas.arch.sample import random_genotype
 from binas.arch.space import load_space
-from binas.config import find_file, shipped_names
+from binas.config import find_file
 from binas.ops import OPS
 
 SIZE = {"init_channels": 4, "num_cells": 4, "reductions": [1, 2], "stem_multiplier": 2}
@@ -155,7 +156,7 @@ def test_published_cell_with_the_auxiliary_head(float64: None) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("space", shipped_names("search_spaces"))
+@pytest.mark.parametrize("space", spaces_of("cell"))
 def test_shipped_spaces(space: str, seed: int, float64: None) -> None:
     # depthwise sums have so few terms that with ReLU they meet their mean exactly for every seed
     changes = {"activation": "prelu"} if space == "darts_binary" else {}

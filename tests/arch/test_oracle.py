@@ -16,6 +16,7 @@ from oracles.supernet import (
     set_oracle_precision,
     weight_step,
 )
+from spaces import spaces_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,12 +25,11 @@ from binas.arch.alphas import Alphas, mean_entropy
 from binas.arch.space import SearchSpace, load_space
 from binas.arch.supernet import Candidates, Supernet, all_candidates
 from binas.binarize import set_precision
-from binas.config import shipped_names
 from binas.search.config import SearchConfig
 from binas.search.regularizers.diversity import Diversity, diversity_weight
 from binas.search.step import BilevelStep
 
-SPACES = shipped_names("search_spaces")
+SPACES = spaces_of("cell")
 PRECISIONS = {"binary": (True, True), "real-weights": (True, False), "real": (False, False)}
 TEMPERATURES = {"normal": 0.7, "reduce": 1.9}
 DIVERSITY, EPOCH, TAU = 0.8, 3.0, 7.7

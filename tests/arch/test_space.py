@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spaces import spaces_of
 
 from binas.arch.genotype import CELL_KINDS, Edge, Genotype
 from binas.arch.network import Network, genotype_space
 from binas.arch.space import SearchSpace, load_space
 from binas.binarize import BinarizerSpec
-from binas.config import shipped_names
 from binas.errors import UserError
 
 BNAS_OPERATIONS = (
@@ -25,7 +25,7 @@ BNAS_OPERATIONS = (
 )
 
 
-@pytest.mark.parametrize("name", shipped_names("search_spaces"))
+@pytest.mark.parametrize("name", spaces_of("cell"))
 def test_shipped_spaces_load_and_carry_their_name(name: str) -> None:
     space = load_space(name)
     space.check_operations()

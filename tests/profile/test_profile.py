@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spaces import spaces_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +32,7 @@ from binas.binarize import (
     WeightBinarizer,
     set_precision,
 )
-from binas.config import find_file, shipped_names
+from binas.config import find_file
 from binas.errors import UserError
 from binas.ops import OPS, OpContext, build_op, register_op
 from binas.profile import CONVENTIONS, LayerCost, Place, Profile, op_cost, profile_genotype, profile_module
@@ -213,7 +214,7 @@ BINARIZATIONS = [
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    base=st.sampled_from(shipped_names("search_spaces")),
+    base=st.sampled_from(spaces_of("cell")),
     image_size=st.tuples(st.integers(5, 17), st.integers(5, 17)),
     in_channels=st.sampled_from([1, 3]),
     switches=st.sampled_from([(True, True), (True, False), (False, True), (False, False)]),

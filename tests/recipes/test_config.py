@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
+from binas.arch.kinds import load_any_space
 from binas.arch.space import SearchSpace, load_space
 from binas.config import (
     Config,
@@ -374,8 +375,8 @@ def test_any_text_is_a_value_or_a_told_mistake(text: str) -> None:
 
 @pytest.mark.parametrize("name", shipped_names("search_spaces"))
 def test_shipped_spaces_survive_dump_and_load(name: str) -> None:
-    space = load_space(name)
-    assert build(SearchSpace, parse_yaml(dump(space), name), name) == space
+    space = load_any_space(name)
+    assert build(type(space), parse_yaml(dump(space), name), name) == space
 
 
 def test_description_covers_every_key_with_default_and_help() -> None:
@@ -459,7 +460,7 @@ def test_files_by_path_name_and_folder(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_shipped_files_are_found_from_an_empty_folder(tmp_path: Path) -> None:
     code = (
-        "from binas.arch.space import load_space; from binas.config import shipped_names;"
+        "from binas.arch.kinds import load_any_space as load_space; from binas.config import shipped_names;"
         "print([load_space(name).name for name in shipped_names('search_spaces')])"
     )
     result = subprocess.run(

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from binas.arch.genotype import parse_genotype
-from binas.arch.network import Network
+from binas.arch.kinds import genotype_network, load_any_space
 from binas.arch.sample import random_genotype
-from binas.arch.space import load_space
+from binas.arch.space import SearchSpace
 from binas.cli.main import main
 from binas.config import find_file, shipped_names
 from binas.recipe import Recipe, load_recipe
@@ -170,12 +170,13 @@ def test_one_stage_trains_as_long_as_the_two_stages() -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_space_loads_and_its_network_runs(name: str) -> None:
-    space = load_space(name)
+    space = load_any_space(name)
     assert space.name == name
     genotype = random_genotype(space, random.Random(0), ())
     assert parse_genotype(genotype.to_json(), name).hash() == genotype.hash()
-    small = space.network.model_copy(update={"init_channels": 12, "num_cells": 3})
-    network = Network(genotype, 3, 4, small).eval()
+    small = {"init_channels": 12, "num_cells": 3}
+    settings = space.network.model_copy(update=small) if isinstance(space, SearchSpace) else None
+    network = genotype_network(genotype, 3, 4, settings).eval()
     with torch.no_grad():
         assert network(torch.zeros(1, 3, 9, 7)).shape == (1, 4)
 

@@ -1,10 +1,10 @@
-"""`binas draw`: draw a genotype's cells."""
+"""`binas draw`: draw a genotype: its cells, or its stages of blocks."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
-from binas.arch.genotype import read_cells
+from binas.arch.genotype import read_genotype
 from binas.cli.arguments import Arguments, plugins
 from binas.cli.session import Overrides
 from binas.config import find_file
@@ -33,6 +33,6 @@ def run(options: Namespace, overrides: Overrides) -> int:
     from binas.draw.render import draw
 
     load_plugins(options.plugins, REGISTRIES)
-    genotype = read_cells(find_file(options.genotype, "genotypes"), OPS)
+    genotype = read_genotype(find_file(options.genotype, "genotypes"), OPS)
     print(draw(genotype, options.output))
     return 0

@@ -9,7 +9,7 @@ import shlex
 from argparse import Namespace
 from pathlib import Path
 
-from binas.arch.genotype import Genotype, read_cells
+from binas.arch.genotype import Genotype, cells_only, read_genotype
 from binas.cli.arguments import Arguments, run_options
 from binas.cli.session import (
     Overrides,
@@ -123,7 +123,11 @@ def topology_of(recipe: Recipe, genotype: Genotype | None) -> Variant:
 def read_known_genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> Genotype:
     """A genotype by file or shipped name, whose plug-ins are loaded."""
     path = find_file(file, "genotypes")
-    genotype = read_cells(path, OPS)
+    genotype = cells_only(
+        read_genotype(path, OPS),
+        str(path),
+        "evolve.search: width varies the cells of a genotype; name one of cells, or a network by model: NAME",
+    )
     require_plugins(genotype.plugins, plugins, str(path))
     return genotype
 

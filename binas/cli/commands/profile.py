@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binas.arch.genotype import Genotype, read_cells
+from binas.arch.genotype import AnyGenotype, Genotype, read_genotype
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.cli.arguments import Arguments, plugins
@@ -110,17 +110,23 @@ def _profile(
             task = Task(**sizes, binarizations=())
             return count_built(changed.build_network, task, **_stage_of(structure.stage)), title
         genotype, settings = structure.read_genotype(), structure.settings
-        assert settings is not None
         sizes |= {key: getattr(structure, key) for key in sizes}
         stage = _stage_of(structure.stage)
     else:
-        genotype = read_cells(path, OPS)
+        genotype = read_genotype(path, OPS)
         require_plugins(genotype.plugins, plugins, str(path))
         sizes |= {key: value for key, value in _own_sizes(genotype).items() if key in sizes}
-        settings = _own_settings(genotype)
+        settings = _own_settings(genotype) if isinstance(genotype, Genotype) else None
     sizes = _sizes(options, sizes)
     changes = {key: getattr(options, key) for key in ("num_cells", "init_channels")}
     changes = {key: value for key, value in changes.items() if value is not None}
+    if not isinstance(genotype, Genotype) or settings is None:
+        for key in changes:
+            raise UserError(
+                f"profile: {key}: changes networks of cells; a macro genotype says it by its stages"
+            )
+        title = f"{path}: macro genotype {genotype.hash()}, {_size_words(sizes)}"
+        return count(genotype, **sizes, **stage), title
     settings = build(NetworkSettings, {**settings.model_dump(), **changes}, "profile")
     title = (
         f"{path}: genotype {genotype.hash()}, {settings.num_cells} cells from {settings.init_channels}"
@@ -167,7 +173,7 @@ def _size_words(sizes: dict[str, Any]) -> str:
     return f"images {sizes['in_channels']} × {height} × {width}, {sizes['num_classes']} classes"
 
 
-def _own_sizes(genotype: Genotype) -> dict[str, Any]:
+def _own_sizes(genotype: AnyGenotype) -> dict[str, Any]:
     images = genotype.provenance.get("images")
     found = dict(images) if isinstance(images, dict) else {}
     if "image_size" in found:

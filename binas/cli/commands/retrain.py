@@ -7,7 +7,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from binas.arch.genotype import Genotype, read_cells
+from binas.arch.genotype import AnyGenotype, Genotype, read_genotype
+from binas.arch.kinds import AnySpace, space_of
+from binas.arch.macro_genotype import MacroGenotype
+from binas.arch.macro_space import MacroSpace
 from binas.arch.network import genotype_space
 from binas.cli.arguments import Arguments, run_options
 from binas.cli.session import (
@@ -56,7 +59,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         if file:
             raise UserError(f"--resume {options.resume}: goes on with its own genotype; leave out --genotype")
     elif file is not None and options.config is None:
-        start = _recipe_of(read_cells(find_file(file, "genotypes"), OPS))
+        start = _recipe_of(read_genotype(find_file(file, "genotypes"), OPS))
         overrides = {"name": f"{start.get('name', 'run')}_retrain", **overrides}
     elif options.config is None and "model" in overrides:
         overrides = {"name": str(overrides["model"]), **overrides}
@@ -67,11 +70,11 @@ def run(options: Namespace, overrides: Overrides) -> int:
         say(dump(recipe).rstrip("\n"))
         return 0
     plugins = loaded_plugins(options, recipe, resumed)
-    genotype: Genotype | None = None
+    genotype: AnyGenotype | None = None
     if recipe.model is None:
         file = file if resumed is None else resumed.path / "genotype.json"
         genotype = _genotype_to_train(file, recipe, plugins)
-        recipe = recipe.model_copy(update={"space": genotype_space(genotype)})
+        recipe = recipe.model_copy(update={"space": space_of(genotype)})
     device, data = device_and_data(recipe)
     what = genotype or recipe.model
     assert what is not None
@@ -110,12 +113,15 @@ def _check_one_network(file: str | None, recipe: Recipe, is_resumed: bool) -> No
         )
 
 
-def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRecord, ...]) -> Genotype:
+def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRecord, ...]) -> AnyGenotype:
     path = find_file(file, "genotypes")
-    genotype = read_cells(path, OPS)
+    genotype = read_genotype(path, OPS)
     require_plugins(genotype.plugins, plugins, str(path))
     space = recipe.space
     if "space" not in recipe.model_fields_set:
+        return genotype
+    if not isinstance(genotype, Genotype) or isinstance(space, MacroSpace):
+        _check_same_kind(genotype, space, path)
         return genotype
     foreign = sorted(genotype.operations() - set(space.operations))
     if foreign or (space.num_nodes, space.edges_per_node) != (genotype.num_nodes, genotype.edges_per_node):
@@ -132,6 +138,18 @@ def _genotype_to_train(file: str | Path, recipe: Recipe, plugins: tuple[PluginRe
     return genotype
 
 
+def _check_same_kind(genotype: AnyGenotype, space: AnySpace, path: Path) -> None:
+    """Raises a `UserError` where a genotype is none of the recipe's space, one of them being a macro one."""
+    if isinstance(genotype, MacroGenotype) and isinstance(space, MacroSpace):
+        space.check(genotype)
+        return
+    kind = "macro" if isinstance(space, MacroSpace) else "cell"
+    raise UserError(
+        f"{path}: is kind: {genotype.kind}, and space '{space.name}' of the recipe is kind: {kind}; give the"
+        " recipe that it was searched with, or one without the key 'space'"
+    )
+
+
 def _refuse_space(overrides: Overrides) -> None:
     for key in overrides:
         if key == "space" or key.startswith("space."):
@@ -140,7 +158,7 @@ def _refuse_space(overrides: Overrides) -> None:
             raise UserError(f"--{key}: retrain takes the space that the genotype carries; {remedy}")
 
 
-def _recipe_of(genotype: Genotype) -> dict[str, Any]:
+def _recipe_of(genotype: AnyGenotype) -> dict[str, Any]:
     recipe = genotype.provenance.get("recipe")
     if not isinstance(recipe, dict):
         return {}

@@ -6,7 +6,8 @@ import shlex
 from argparse import Namespace
 from pathlib import Path
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import AnyGenotype
+from binas.arch.macro_space import MacroSpace
 from binas.cli.arguments import Arguments, run_options
 from binas.cli.session import (
     Overrides,
@@ -47,7 +48,7 @@ def add_arguments(arguments: Arguments) -> None:
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas search"""
     from binas.search.search import Search
-    from binas.search.strategies.base import check_settings, without_unused
+    from binas.search.strategies.base import check_settings, check_space, without_unused
 
     if options.strategy:
         overrides["search.strategy"] = options.strategy
@@ -58,6 +59,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     def settle(recipe: Recipe) -> Recipe:
         config, unused = without_unused(recipe.search) if lays_over else (recipe.search, [])
         check_settings(config)
+        check_space(config, recipe.space)
         if unused and not options.print_config:
             left_out = ", ".join(f"search.{key}" for key in unused)
             say(f"strategy {config.strategy.name}: leaves out {left_out}, which it does not use")
@@ -104,6 +106,8 @@ def _check_own_operations(recipe: Recipe) -> None:
     """Stops before any training where a user's own operation gives a wrong shape."""
     from binas.ops.check import check_shape
 
+    if isinstance(recipe.space, MacroSpace):
+        return  # its blocks are ours
     for name in recipe.space.operations:
         if name in OPS and OPS.origin(name):
             try:
@@ -116,7 +120,7 @@ def _check_own_operations(recipe: Recipe) -> None:
                 ) from error
 
 
-def _draw_beside(genotype: Genotype, folder: Path) -> Path:
+def _draw_beside(genotype: AnyGenotype, folder: Path) -> Path:
     from binas.draw.render import draw
 
-    return draw(genotype, folder / "cells.svg")
+    return draw(genotype, folder / ("cells.svg" if genotype.kind == "cell" else "stages.svg"))

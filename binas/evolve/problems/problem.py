@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import Genotype, cells_only
 from binas.arch.network import genotype_space
 from binas.data.opening import Data
 from binas.errors import UserError
@@ -157,7 +157,7 @@ def profile_of(structure: ModelStructure) -> Profile:
     sizes = (structure.in_channels, structure.image_size)
     if structure.model is None:
         return profile_genotype(
-            structure.read_genotype(),
+            cells_only(structure.read_genotype(), "evolve"),
             *sizes,
             structure.num_classes,
             structure.settings,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from binas.arch.genotype import Genotype
+from binas.arch.genotype import AnyGenotype, Genotype
 from binas.search.parts import DECISIONS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Candidate:
         figures: whatever else a decision has measured, by name.
     """
 
-    genotype: Genotype
+    genotype: AnyGenotype
     epoch: int = 0
     accuracy: float | None = None
     excess: float = 0.0
@@ -89,7 +89,10 @@ def distinct(candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
 
 
 def front_document(
-    front: Front, costs: Callable[[Genotype], Mapping[str, float]], about: Mapping[str, Any], evaluations: int
+    front: Front,
+    costs: Callable[[AnyGenotype], Mapping[str, float]],
+    about: Mapping[str, Any],
+    evaluations: int,
 ) -> dict[str, Any]:
     """The front in plain types and without times, in the format of `binas evolve`.
 

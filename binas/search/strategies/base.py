@@ -12,6 +12,8 @@ from torch import Tensor
 from binas.arch.alphas import Alphas
 from binas.arch.discretize import discretize
 from binas.arch.genotype import Genotype
+from binas.arch.kinds import AnySpace
+from binas.arch.macro_space import MacroSpace
 from binas.arch.supernet import Candidates
 from binas.config import NamedOptions
 from binas.engine.micro_batch import Batch
@@ -65,6 +67,9 @@ class Strategy:
 
     uses: ClassVar[frozenset[str]] = frozenset()
     """Keys of `search` that it reads; another one that is set for it is refused."""
+
+    spaces: ClassVar[frozenset[str]] = frozenset({"cell"})
+    """Kinds of search space that it searches: cell, macro."""
 
     def __init__(self, setting: SearchSetting) -> None:
         self.setting = setting
@@ -127,7 +132,7 @@ class Strategy:
 
     def genotype(self, probabilities: Mapping[str, Tensor]) -> Genotype:
         """The genotype as it stands after an epoch: the most probable operations and edges."""
-        return discretize(probabilities, self.setting.space, self.setting.plugins)
+        return discretize(probabilities, self.setting.cells, self.setting.plugins)
 
     def figures(self) -> Mapping[str, float]:
         """What is logged of an epoch besides."""
@@ -143,6 +148,18 @@ class Strategy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes what `state_dict` gave."""
+
+
+def check_space(config: SearchConfig, space: AnySpace) -> None:
+    """Raises a `UserError` where the chosen strategy does not search a space of this kind."""
+    spaces: frozenset[str] = getattr(config.strategy.entry, "spaces", Strategy.spaces)
+    kind = "macro" if isinstance(space, MacroSpace) else "cell"
+    if kind not in spaces:
+        able = [name for name in STRATEGIES if kind in getattr(STRATEGIES[name], "spaces", Strategy.spaces)]
+        raise UserError(
+            f"search.strategy: '{config.strategy.name}' does not search space '{space.name}', which is kind:"
+            f" {kind}; strategies that do: {', '.join(able)}"
+        )
 
 
 def unused_keys(config: SearchConfig) -> list[str]:

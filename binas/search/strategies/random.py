@@ -18,6 +18,7 @@ class Random(Strategy):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset()
+    spaces: ClassVar[frozenset[str]] = frozenset({"cell", "macro"})
 
     def decide(self, found: Found) -> Front:
         """The first draw that keeps the limits."""
