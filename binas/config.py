@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import operator
 import os
 import re
 import types
@@ -44,6 +45,19 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
     )
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Keys that are set though what is chosen beside them never reads them, each with what was chosen."""
+        return iter(())
+
+    def is_set(self, key: str) -> bool:
+        """Whether a key, dotted where it lies deeper, differs from its default."""
+        head, _, rest = key.partition(".")
+        value, field = getattr(self, head), type(self).model_fields[head]
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if not rest:
+            return bool(value != default)
+        return bool(operator.attrgetter(rest)(value) != operator.attrgetter(rest)(default))
 
 
 class NamedOptions(Config):
@@ -389,6 +403,17 @@ def build(model: type[ModelT], data: Any, source: str) -> ModelT:
         raise UserError("\n".join(dict.fromkeys(lines))) from None
     except UserError as error:  # from a validator that reads another file
         raise UserError(f"{source}: {error}", hint=error.hint) from None
+
+
+def check_used(config: Config, source: str, within: str = "") -> None:
+    """Raises a `UserError` for a key that is set, here or deeper, and that what is chosen never reads."""
+    for key, chosen in config.unused_keys():
+        raise UserError(f"{source}: {within}{key}: {chosen} does not use it; leave it out")
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        for place, inner in enumerate(value) if isinstance(value, tuple) else [("", value)]:
+            if isinstance(inner, Config):
+                check_used(inner, source, f"{within}{name}.{place}{'.' if place != '' else ''}")
 
 
 def load(model: type[ModelT], path: Path, overrides: Mapping[str, Any] | None = None) -> ModelT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,9 @@ from pydantic import Field
 
 from binas.arch.kinds import SpaceField
 from binas.arch.space import SearchSpace, space_mapping
-from binas.config import Config, build, find_file, option_parameters, read_mapping, with_override
+from binas.config import Config, build, check_used, find_file, option_parameters, read_mapping, with_override
 from binas.data.config import DataConfig
+from binas.data.opening import unused_by_set
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.models import ModelChoice
@@ -87,6 +88,13 @@ class Recipe(Config):
     distributed: Distributed = Distributed()
     expected: Expected = Expected()
 
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Keys of another data set, and how often pictures are drawn where none are."""
+        for key in unused_by_set(self.data):
+            yield f"data.{key}", f"data set '{self.data.name}'"
+        if not self.tensorboard and self.search.is_set("picture_interval"):
+            yield "search.picture_interval", "a run without tensorboard"
+
 
 def load_recipe(
     config: str | None, overrides: Mapping[str, Any], start: Any = None, plugins: Iterable[str] = ()
@@ -114,7 +122,10 @@ def load_recipe(
     # a whole section comes before what changes in it, however they stand on the command line
     for key, value in sorted(overrides.items(), key=lambda override: override[0].count(".")):
         data = with_override(_filled(data, key, source), key, value)
-    return build(Recipe, with_limits(data, source, warn if overrides else None), source)
+    recipe = build(Recipe, with_limits(data, source, warn if overrides else None), source)
+    if start is None:  # what an earlier version has recorded stays readable
+        check_used(recipe, source)
+    return recipe
 
 
 def recorded_recipe(file: Path, plugins: Iterable[str] = ()) -> Recipe:

@@ -5,7 +5,7 @@ A space is one YAML file in `search_spaces/`. A mapping with a key `base` starts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,11 @@ class ZeroisePolicy(Config):
     """keep: a candidate like any other; drop: never chosen; discount: its probability is divided by gamma."""
     gamma: float = Field(1.0, gt=0)
     """Divisor of zeroise's probability under `discount` (BNAS: 3 for transfer)."""
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """The divisor, where nothing is divided."""
+        if self.policy != "discount" and self.is_set("gamma"):
+            yield "gamma", f"policy '{self.policy}'"
 
 
 class NetworkSettings(Config):
@@ -95,6 +100,11 @@ class NetworkSettings(Config):
         if self.stem == "imagenet" and self.init_channels % 2:
             raise ValueError(f"init_channels: {self.init_channels} is odd; stem: imagenet halves it")
         return self
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """The width of a stem that has its own."""
+        if self.stem == "imagenet" and self.is_set("stem_multiplier"):
+            yield "stem_multiplier", "stem 'imagenet'"
 
     @property
     def stem_channels(self) -> int:

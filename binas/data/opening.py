@@ -79,6 +79,24 @@ class Data:
         return images
 
 
+OWN_KEYS: dict[str, frozenset[str]] = {
+    "digits": frozenset({"test_fraction"}),
+    "folder": frozenset({"root", "in_memory_limit_mb", "num_workers", "test_fraction"}),
+    "photo_patches": frozenset({"images_per_class", "patch_size", "test_fraction"}),
+    "synthetic": frozenset({"images_per_class", "num_classes", "test_fraction"}),
+    **dict.fromkeys(("mnist", "fashion_mnist", "cifar10", "cifar100"), frozenset({"root", "download"})),
+}
+"""Which of the keys that not every set reads ours read; a user's own may read any."""
+
+
+def unused_by_set(config: DataConfig) -> list[str]:
+    """Keys that differ from their default and that the data set never reads."""
+    if config.name not in OWN_KEYS or (config.name in DATASETS and DATASETS.origin(config.name)):
+        return []
+    of_some = frozenset[str]().union(*OWN_KEYS.values())
+    return sorted(key for key in of_some - OWN_KEYS[config.name] if config.is_set(key))
+
+
 def open_data(config: DataConfig) -> Data:
     """The dataset that the settings describe, with the same splits every time.
 

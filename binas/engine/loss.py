@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -18,6 +19,11 @@ class LossConfig(Config):
     """Which one."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Part of the target that is spread over all classes (cross-entropy)."""
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Label smoothing, where the loss has none."""
+        if self.name == "squared_hinge" and self.label_smoothing:
+            yield "label_smoothing", "loss 'squared_hinge'"
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch. Shape: (N, classes), (N,) -> ()."""

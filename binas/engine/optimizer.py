@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,6 +22,18 @@ Shape = Literal["constant", "linear", "cosine", "exponential"]
 Name = Literal[
     "sgd", "adam", "momentum", "nesterov", "adamw", "radam", "rmsprop", "adagrad", "adadelta", "bop"
 ]
+
+
+OWN_KEYS: dict[str, frozenset[str]] = {
+    "sgd": frozenset({"momentum", "nesterov"}),
+    "momentum": frozenset({"momentum"}),
+    "nesterov": frozenset({"momentum"}),
+    **dict.fromkeys(("adam", "adamw", "radam"), frozenset({"betas", "epsilon"})),
+    "rmsprop": frozenset({"momentum", "smoothing", "epsilon"}),
+    "adagrad": frozenset({"epsilon"}),
+    "adadelta": frozenset({"smoothing", "epsilon"}),
+}
+"""What each optimizer reads beside its learning rate and weight decay."""
 
 
 class OptimizerConfig(Config):
@@ -62,6 +74,15 @@ class OptimizerConfig(Config):
         if self.momentum == 0 and (kind == "nesterov" or (kind == "sgd" and self.nesterov)):
             raise ValueError("nesterov needs a momentum above 0")
         return self
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Hyper-parameters of other optimizers."""
+        used = OWN_KEYS[self.others if self.name == "bop" else self.name]
+        if self.name == "bop":
+            used = used | {"gamma", "threshold", "others"}
+        for key in frozenset[str]().union(*OWN_KEYS.values(), ("gamma", "threshold", "others")) - used:
+            if self.is_set(key):
+                yield key, f"optimizer '{self.name}'"
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer over these parameters."""
@@ -157,6 +178,12 @@ class Curve(Config):
         if (self.shape == "steps") != bool(self.at):
             raise ValueError("at: says where steps are, and shape: steps needs it; give both or none")
         return self
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Settings of other shapes."""
+        for key, shapes in (("final", ("linear", "cosine", "exponential")), ("by", ("steps",))):
+            if self.shape not in shapes and self.is_set(key):
+                yield key, f"shape '{self.shape}'"
 
     def factor(self, progress: float) -> float:
         """What the starting value is multiplied by after this part of training, in [0, 1]."""

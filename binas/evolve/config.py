@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,17 @@ class Operators(Config):
     """Whether children of two parents are mutated as well."""
     draws: int = Field(50, ge=1)
     """Children drawn until one is new and keeps the limits; then genomes at random, equally often."""
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """What only another choice, or a crossover, has."""
+        if self.choice != "roulette" and self.is_set("penalty"):
+            yield "penalty", f"choice '{self.choice}'"
+        if self.crossover == 0:
+            for key in ("swap", "mutate_crossed"):
+                if self.is_set(key):
+                    yield key, "crossover 0"
+        if self.crossover == 1 and not self.mutate_crossed and self.is_set("mutation"):
+            yield "mutation", "crossover 1 without mutate_crossed"
 
 
 class WidthConfig(Config):
@@ -157,6 +169,18 @@ class SharedConfig(Config):
     """Batches from which a candidate's batch-norm statistics are taken anew before it is evaluated."""
     checkpoint: Path | None = None
     """Where it lies, or will lie, for workers that share a disk; null: in the run folder."""
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Epochs that phases replace, and what only a trained largest network can teach."""
+        if self.phases and self.is_set("stage.epochs"):
+            yield "stage.epochs", "a training in phases"
+        for place, phase in enumerate(self.phases):
+            taught = any(not earlier.varies for earlier in self.phases[:place])
+            if phase.is_set("distillation") and not taught:
+                yield (
+                    f"phases.{place}.distillation",
+                    "a phase without one before it that trains the largest network",
+                )
 
     @field_validator("stage", mode="before")
     @classmethod
@@ -270,6 +294,23 @@ class EvolveConfig(Config):
         if value.stage.optimizer.name == "bop":
             raise ValueError("stage.optimizer: bop flips whole layers; name another one")
         return value
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Settings of another search, evaluation or strategy."""
+        for key in ("width", "groups", "joint"):
+            if key != self.search and self.is_set(key):
+                yield key, f"search '{self.search}'"
+        for key, evaluations in (
+            ("training", ("short", "tuned", "predicted")),
+            ("shared", ("shared", "tuned", "predicted")),
+            ("predictor", ("predicted",)),
+        ):
+            if self.evaluation not in evaluations and self.is_set(key):
+                yield key, f"evaluation '{self.evaluation}'"
+        if self.strategy == "random":
+            for name in Operators.model_fields:
+                if name != "draws" and self.operators.is_set(name):
+                    yield f"operators.{name}", "strategy 'random'"
 
     @model_validator(mode="after")
     def _genomes_say_the_precision(self) -> EvolveConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -27,6 +28,13 @@ class Temperature(Config):
     shape: Shape = "linear"
     """Course in between: constant, linear, cosine or exponential."""
 
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """A course that leads nowhere, or an end that is never reached."""
+        if self.end is None and self.is_set("shape"):
+            yield "shape", "a temperature without an end"
+        if self.end is not None and self.shape == "constant":
+            yield "end", "shape 'constant'"
+
     def at(self, progress: float) -> float:
         """T after this part of the epochs that train alphas, in [0, 1]."""
         return self.start if self.end is None else anneal(self.start, self.end, progress, self.shape)
@@ -49,6 +57,11 @@ class Diversity(Config):
     """λ; 0 switches it off."""
     tau: float = Field(7.7, gt=0)
     """Epochs after which the regularizer has fallen to 1/e."""
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """The course of a regularizer that is switched off."""
+        if self.weight == 0 and self.is_set("tau"):
+            yield "tau", "weight 0"
 
 
 class Edit(Config):
@@ -137,6 +150,8 @@ class SearchConfig(Config):
         if not isinstance(value, dict) or info.field_name is None:
             return value
         default = cls.model_fields[info.field_name].default.model_dump()
+        if info.field_name == "learning_rate" and value.get("shape") in ("constant", "steps"):
+            del default["final"]  # which these do not have
         # another optimizer does not inherit the settings of the default one
         return merged({"it": default}, {"it": value})["it"]
 
@@ -159,6 +174,17 @@ class SearchConfig(Config):
         if self.phases[-1].end is not None:
             raise ValueError("phases: the last phase has an end, but no phase follows that would use it")
         return self
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """What trains no weights, and temperatures that every phase replaces."""
+        if self.alphas.rate_scaling != "none":
+            yield "alphas.rate_scaling", "an optimizer of alphas"
+        if all(phase.trains == "alphas" for phase in self.phases):
+            for key in ("weights", "learning_rate", "clip_grad_norm"):
+                if self.is_set(key):
+                    yield key, "a search in which no phase trains weights"
+        if all(phase.temperature is not None for phase in self.phases) and self.is_set("temperature"):
+            yield "temperature", "a search in which every phase has a temperature of its own"
 
     def num_epochs(self) -> int:
         """Epochs of all phases together."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,6 +192,15 @@ class RetrainConfig(Config):
                 " last, or add a stage without layerwise and portions"
             )
         return self
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """What looks at validation images, where there are none."""
+        if self.validation_fraction == 0:
+            if self.is_set("validation_images"):
+                yield "validation_images", "validation_fraction 0"
+            for place, stage in enumerate(self.stages):
+                if stage.until_plateau is not None:
+                    yield f"stages.{place}.until_plateau", "validation_fraction 0"
 
     @field_validator("stages")
     @classmethod

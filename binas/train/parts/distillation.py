@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,18 @@ class TeacherConfig(Config):
         if self.features is not None and len(self.checkpoints) > 1:
             raise ValueError("features are those of a single teacher, not of an ensemble")
         return self
+
+    def unused_keys(self) -> Iterator[tuple[str, str]]:
+        """Weights of terms that the mode does not have."""
+        apprentice = ("distil", "joint", "fine_tune")
+        for key, modes in (
+            ("temperature", ("distribution", *apprentice)),
+            ("teacher_weight", ("joint",)),
+            ("label_weight", apprentice),
+            ("soft_weight", apprentice),
+        ):
+            if self.mode not in modes and self.is_set(key):
+                yield key, f"mode '{self.mode}'"
 
     @property
     def checkpoints(self) -> tuple[Path, ...]:
