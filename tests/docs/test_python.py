@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -21,10 +22,12 @@ def test_every_program_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
+    logger, level = logging.getLogger("binas"), logging.getLogger("binas").level
     try:
         for program in PROGRAMS:
             exec(compile(program, "python.md", "exec"), names)
     finally:
+        logger.setLevel(level)
         OPS._entries.pop("blur", None), OPS._origins.pop("blur", None)
     out = capsys.readouterr().out
     assert "operation 'skip' is registered already" in out

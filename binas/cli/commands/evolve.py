@@ -22,6 +22,7 @@ from binas.cli.session import (
 from binas.config import dump, find_file
 from binas.data.opening import open_data
 from binas.errors import UserError
+from binas.evolve.config import Operators
 from binas.evolve.evolution import Evolution
 from binas.evolve.problems.opening import open_problem
 from binas.evolve.problems.problem import Variant
@@ -55,12 +56,12 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas evolve"""
-    if options.random:
-        overrides["evolve.strategy"] = "random"
     config = options.config or options.recipe
     if options.storage is not None and "name" not in overrides and options.resume is None:
         overrides["name"] = _worker_name(options, config)
-    recipe, resumed = open_run("evolve", options, overrides, config)
+    recipe, resumed = open_run(
+        "evolve", options, overrides, config, settle=_control if options.random else _as_it_is
+    )
     if options.print_config:
         print(dump(recipe), end="")
         return 0
@@ -105,6 +106,20 @@ def run(options: Namespace, overrides: Overrides) -> int:
         if winner is not None:
             say(f"next: {shlex.join([*_retrain_words(winner), *words])}")
     return 0
+
+
+def _as_it_is(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def _control(recipe: Recipe) -> Recipe:
+    """The same search at random: what says how parents have children is left out."""
+    evolve = recipe.evolve
+    operators = Operators(draws=evolve.operators.draws)
+    if operators != evolve.operators:
+        say("--random: leaves out evolve.operators, which a random search does not use")
+    changes = {"strategy": "random", "operators": operators}
+    return recipe.model_copy(update={"evolve": evolve.model_copy(update=changes)})
 
 
 def topology_of(recipe: Recipe, genotype: Genotype | None) -> Variant:
