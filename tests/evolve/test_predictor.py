@@ -312,8 +312,19 @@ def test_a_search_stopped_among_its_samples_ends_as_if_it_never_was(
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("evaluation", ["short", "shared", "tuned"])
-def test_other_judges_and_limits_hold_for_a_joint_search(here: Path, binas: Runner, evaluation: str) -> None:
+@pytest.mark.parametrize(
+    ("evaluation", "unused"),
+    [
+        ("short", ("shared", "predictor")),
+        ("shared", ("training", "predictor")),
+        ("tuned", ("predictor",)),
+    ],
+)
+def test_other_judges_and_limits_hold_for_a_joint_search(
+    here: Path, binas: Runner, evaluation: str, unused: tuple[str, ...]
+) -> None:
+    evolve = {key: value for key, value in RECIPE["evolve"].items() if key not in unused}
+    (here / "joint.yaml").write_text(json.dumps({**RECIPE, "evolve": evolve}))
     words = ("--evolve.evaluation", evaluation, "--evolve.evaluations", "5", "--evolve.references", "false")
     status, _, error = binas("evolve", "joint.yaml", *words, "--limits.ops", "30000", "--random")
     assert status == 0, error
