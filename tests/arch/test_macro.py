@@ -176,3 +176,19 @@ def test_the_python_interface_takes_macro_spaces_and_genotypes() -> None:
     stage = {"name": "one", "epochs": 1}
     trained = binas.run_retrain(genotype, "digits", config={"stages": [stage]}, device="cpu")
     assert binas.check_binary(trained.network).is_binary
+
+
+def test_hash_tells_apart_what_is_computed_and_nothing_else() -> None:
+    def built(skip: str, stride: int, channels: int) -> str:
+        stage = {"channels": channels, "stride": stride, "blocks": [{"skip": skip}]}
+        return build(MacroGenotype, {"stem": {"channels": 4}, "stages": [stage]}, "genotype").hash()
+
+    for stride, channels, alike in (
+        (1, 4, [{"average", "max", "real"}, {"none"}]),  # the identity, whatever it is called
+        (1, 8, [{"average", "max"}, {"real"}, {"none"}]),
+        (2, 4, [{"average"}, {"max"}, {"real"}, {"none"}]),
+    ):
+        found: dict[str, set[str]] = {}
+        for skip in ("average", "max", "real", "none"):
+            found.setdefault(built(skip, stride, channels), set()).add(skip)
+        assert list(found.values()) == alike
