@@ -32,7 +32,8 @@ class DataConfig(Config):
     """Which images are used and how they are split."""
 
     name: str = "digits"
-    """The dataset: digits, fashion_mnist, mnist, cifar10, cifar100, photo_patches, folder, synthetic."""
+    """The dataset: digits, fashion_small, fashion_mnist, mnist, cifar10, cifar100, photo_patches, folder or
+    synthetic."""
     root: Path | None = None
     """The folder of images (folder), or where a published set lies or is downloaded to (~/.cache/binas)."""
     image_size: Size | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from binas.data import bundled as bundled
+from binas.data import fashion_small as fashion_small
 from binas.data import folder as folder
 from binas.data import photos as photos
 from binas.data import published as published

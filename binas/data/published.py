@@ -86,6 +86,22 @@ def _idx_set(config: DataConfig, name: str, class_names: tuple[str, ...], *elsew
         paths = _idx_files(raw)
         if paths is None:
             raise UserError(f"data.root: {root} holds no complete {name}; {remedy}")
+    return _idx_data(paths, class_names)
+
+
+def idx_set(folder: Path, class_names: tuple[str, ...]) -> RawData:
+    """The set whose four files in the IDX format lie in a folder.
+
+    Raises:
+        UserError: one is missing or damaged.
+    """
+    paths = _idx_files(folder)
+    if paths is None:
+        raise UserError(f"{folder}: holds no complete set; install the package again")
+    return _idx_data(paths, class_names)
+
+
+def _idx_data(paths: list[Path], class_names: tuple[str, ...]) -> RawData:
     num_classes = len(class_names)
     return RawData(
         class_names,
