@@ -29,6 +29,9 @@ PARTS = (
     "tools",
     "docs",
     "README.md",
+    "LICENSE",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
     "Makefile",
     "pyproject.toml",
 )
