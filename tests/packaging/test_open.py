@@ -1,4 +1,4 @@
-"""What opens the project to others: licence, citation, hooks, workflow, targets; they agree with each other."""
+"""What opens the project to others: licence, citation, hooks, workflow and targets agree with each other."""
 
 from __future__ import annotations
 

@@ -145,6 +145,7 @@ def test_the_module_is_the_command(installed: Installed, tmp_path: Path) -> None
 
 def test_sdist_and_wheel_hold_what_they_should(built: Path) -> None:
     wheel = set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
+    assert "binas/py.typed" in wheel and any(name.endswith("licenses/LICENSE") for name in wheel)
     for kind, ending in KINDS.items():
         assert {f"binas/{kind}/{name}{ending}" for name in shipped(kind)} <= wheel
     roots = {name.split("/")[0] for name in wheel}
