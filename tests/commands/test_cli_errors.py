@@ -55,7 +55,7 @@ def assert_told(result: tuple[int, str, str], *parts: str) -> None:
             ["--space.operations", "[binary_group_conv_3x3]", "--space.supernet.init_channels", "6"],
             ["grouping.channels_per_group: 4 does not divide 6", "nearest"],
         ),
-        (["--data.name", "folder", "--data.root", "nowhere"], ["nowhere"]),
+        (["--data", "{name: folder, root: nowhere}"], ["nowhere"]),
         (["--retrain.network", "{num_cell: 3}"], ["retrain.network", "'num_cell'", "'num_cells'"]),
         (["--retrain.stages.0.optimizer.name", "adm"], ["retrain.stages.0.optimizer.name", "'adm'"]),
     ],
