@@ -16,7 +16,6 @@ from binas.binarize import (
     ActivationBinarizer,
     Binarization,
     BinarizerSpec,
-    Geometry,
     RealActivation,
     WeightBinarizer,
     after_optimizer_step,
@@ -317,16 +316,7 @@ def _take_instances(layer: _BinaryConv2d, activation: Activation, weight: Weight
     """Puts instances that were given in the place of what was built."""
     keys = list(layer._active)
     if isinstance(activation, ActivationBinarizer):
-        geometry = Geometry(
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            layer.in_channels,
-            layer.out_channels,
-        )
-        activation.bind(geometry)
+        activation.bind(layer.geometry)
         keys[0] = INSTANCE
         layer.activation_binarizers = nn.ModuleDict({INSTANCE: activation})
     if isinstance(weight, WeightBinarizer):

@@ -27,14 +27,14 @@ from binas.train.stage import RetrainConfig
 DEFAULT_SPACE = "binas"
 OF_A_STUDY = ("seed", "data", "model", "evolve", "limits", "retrain")
 """Keys in which all workers of a study agree."""
-OLD_LIMITS = (
-    ("search", "limits", ""),
-    ("evolve", "max_ops", "ops"),
-    ("evolve", "max_bits", "bits"),
-    ("evolve", "max_latency", "latency_ms/at_most"),
-    ("evolve", "latency_table", "latency_ms/table"),
-)
-"""Section and key where a limit stood before, and its measure now."""
+OLD_LIMITS = {
+    "search.limits": "limits",
+    "evolve.max_ops": "limits.ops",
+    "evolve.max_bits": "limits.bits",
+    "evolve.max_latency": "limits.latency_ms.at_most",
+    "evolve.latency_table": "limits.latency_ms.table",
+}
+"""Where limits stood before, and where they stand now."""
 
 
 class Expected(Config):
@@ -120,7 +120,8 @@ def load_recipe(
     if config is not None:
         data = _tables_beside(path, with_limits(data, source, warn))
     # a whole section comes before what changes in it, however they stand on the command line
-    for key, value in sorted(overrides.items(), key=lambda override: override[0].count(".")):
+    changes = _renamed(overrides, source)
+    for key, value in sorted(changes.items(), key=lambda override: override[0].count(".")):
         data = with_override(_filled(data, key, source), key, value)
     recipe = build(Recipe, with_limits(data, source, warn if overrides else None), source)
     if start is None:  # what an earlier version has recorded stays readable
@@ -152,34 +153,51 @@ def with_limits(
     Raises:
         UserError: an older key and the new one say it twice.
     """
-    result, limits = dict(data), data.get("limits")
-    sections = {key: data.get(key) for key in ("search", "evolve")}
-    found: dict[str, tuple[str, Any]] = {}
-    for section, old, measure in OLD_LIMITS:
-        inner = sections[section]
-        if isinstance(inner, Mapping) and old in inner:
-            value, key = inner[old], f"{section}.{old}"
-            sections[section] = {name: given for name, given in inner.items() if name != old}
-            inside = value if old == "limits" and isinstance(value, Mapping) else {measure: value}
-            found |= {
-                name: (f"{key}.{name}" if old == "limits" else key, one) for name, one in inside.items()
-            }
-    if not found:
-        return result
-    result |= {key: value for key, value in sections.items() if value is not None}
-    moved = dict(limits) if isinstance(limits, Mapping) else {}
-    for name, (key, value) in found.items():
+    result = dict(data)
+    moved: dict[str, tuple[str, Any]] = {}
+    for old, new in OLD_LIMITS.items():
+        section, _, key = old.partition(".")
+        inner = result.get(section)
+        if not isinstance(inner, Mapping) or key not in inner:
+            continue
+        result[section] = {name: given for name, given in inner.items() if name != key}
+        inside = inner[key] if isinstance(inner[key], Mapping) else {"": inner[key]}
+        moved |= {
+            f"{old}.{name}".strip("."): (f"{new}.{name}".strip("."), one) for name, one in inside.items()
+        }
+    for old, (new, value) in moved.items():
         if value is None:
             continue
-        measure, option = name.split("/") if "/" in name else (name, None)
-        below = moved.get(measure)
-        if below is not None and (option is None or not isinstance(below, dict) or option in below):
-            raise UserError(f"{source}: {key} and limits.{measure} say the same; leave {key} out")
-        moved[measure] = value if option is None else {**(below or {}), option: value}
-    if tell is not None:
-        words = ", ".join(f"{key} is limits.{name.replace('/', '.')}" for name, (key, _) in found.items())
-        tell(f"{source}: {words} now; the old key is still read")
-    return {**result, "limits": moved}
+        parts = new.split(".")
+        above = [_at(result, parts[:length]) for length in range(1, len(parts))]
+        is_number = any(one is not None and not isinstance(one, dict) for one in above)
+        if is_number or _at(result, parts) is not None:
+            raise UserError(f"{source}: {old} and {new} say the same; leave {old} out")
+        result = with_override(result, new, value)
+    _tell_of_old(source, {old: new for old, (new, _) in moved.items()}, tell)
+    return result
+
+
+def _renamed(overrides: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Overrides with older keys of limits spelled as now, so that they replace what a recipe says."""
+    result, renamed = dict(overrides), {}
+    for key, value in overrides.items():
+        for old, new in OLD_LIMITS.items():
+            if key == old or key.startswith(f"{old}."):
+                renamed[key] = new + key[len(old) :]
+                del result[key]
+                if renamed[key] not in overrides:
+                    result[renamed[key]] = value
+                elif value is not None:
+                    raise UserError(f"{source}: {key} and {renamed[key]} say the same; leave {key} out")
+    _tell_of_old(source, renamed, warn)
+    return result
+
+
+def _tell_of_old(source: str, keys: Mapping[str, str], tell: Callable[[str], None] | None) -> None:
+    if keys and tell is not None:
+        words = ", ".join(f"{old} is {new} now" for old, new in keys.items())
+        tell(f"{source}: {words}; the old key is still read")
 
 
 def _load_plugins(named: Any, more: Iterable[str]) -> None:

@@ -85,17 +85,8 @@ class BinaryConv2d(nn.Module):
         self.gradient_quantizers = nn.ModuleDict(
             {b.gradient.key: b.build_gradient() for b in binarizations if b.gradient is not None}
         )
-        geometry = Geometry(
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.in_channels,
-            self.out_channels,
-        )
         for binarizer in self.activation_binarizers.values():
-            cast(ActivationBinarizer, binarizer).bind(geometry)
+            cast(ActivationBinarizer, binarizer).bind(self.geometry)
         self.use(binarizations[0])
         with torch.no_grad():
             self.weight_binarizer.initialise(self.weight)
@@ -133,6 +124,19 @@ class BinaryConv2d(nn.Module):
 
     def _chosen(self, binarization: Binarization) -> Binarization:
         return binarization if self.estimator is None else binarization.with_activation(self.estimator)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The convolution that its binarizers work for."""
+        return Geometry(
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.in_channels,
+            self.out_channels,
+        )
 
     @property
     def keeps_real(self) -> bool:

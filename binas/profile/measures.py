@@ -49,7 +49,14 @@ register_measure = MEASURES.register
 
 
 class _Total(Measure):
+    """A total that the profile has already."""
+
     reads_network = False
+    total: ClassVar[str]
+    """Which: a name of `Profile.totals`."""
+
+    def __call__(self, network: nn.Module, profile: Profile) -> float:
+        return profile.totals()[self.total]
 
 
 @register_measure("parameters")
@@ -57,10 +64,7 @@ class Parameters(_Total):
     """All parameters that are read."""
 
     unit = "parameters"
-
-    def __call__(self, network: nn.Module, profile: Profile) -> float:
-        """See the class."""
-        return profile.parameters
+    total = "parameters"
 
 
 @register_measure("bits")
@@ -68,17 +72,15 @@ class Bits(_Total):
     """Stored bits: binary weights × bits of a code + 32 × all other parameters."""
 
     unit = "bit"
-
-    def __call__(self, network: nn.Module, profile: Profile) -> float:
-        """See the class."""
-        return profile.bits
+    total = "bits"
 
 
 @register_measure("packed_kb")
-class PackedKilobytes(_Total):
+class PackedKilobytes(Measure):
     """Bytes / 1000 of a packed file, scales of binary filters included; see `binas profile`."""
 
     unit = "kB"
+    reads_network = False
 
     def __call__(self, network: nn.Module, profile: Profile) -> float:
         """See the class."""
@@ -90,10 +92,7 @@ class Flops(_Total):
     """Real-valued multiply-accumulates of convolutions and linear layers for one image."""
 
     unit = "FLOPs"
-
-    def __call__(self, network: nn.Module, profile: Profile) -> float:
-        """See the class."""
-        return profile.flops
+    total = "flops"
 
 
 @register_measure("bops")
@@ -101,10 +100,7 @@ class Bops(_Total):
     """1-bit multiply-accumulates for one image."""
 
     unit = "BOPs"
-
-    def __call__(self, network: nn.Module, profile: Profile) -> float:
-        """See the class."""
-        return profile.bops
+    total = "bops"
 
 
 @register_measure("ops")
@@ -112,10 +108,7 @@ class Ops(_Total):
     """FLOPs + BOPs/64 of convolutions and linear layers for one image."""
 
     unit = "OPs"
-
-    def __call__(self, network: nn.Module, profile: Profile) -> float:
-        """See the class."""
-        return profile.ops
+    total = "ops"
 
 
 class Limits(Config):

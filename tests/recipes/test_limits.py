@@ -39,6 +39,16 @@ def test_older_keys_of_latency_become_one(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("written", ["search: {limits: {ops: 1.0}}", "limits: {ops: 1.0}"])
+@pytest.mark.parametrize("key", ["search.limits.ops", "evolve.max_ops", "limits.ops"])
+def test_an_override_replaces_what_the_recipe_says_however_both_spell_it(
+    tmp_path: Path, written: str, key: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(f"{written}\n")
+    assert load_recipe(str(tmp_path / "r.yaml"), {key: 2.0}).limits.at_most == {"ops": 2.0}
+    assert load_recipe(str(tmp_path / "r.yaml"), {key: None}).limits.at_most == {}
+
+
 @pytest.mark.parametrize("value", [None, 1.0])
 def test_twice_is_an_error_unless_it_is_unset(value: float | None) -> None:
     changes = {"search.limits.ops": value, "limits.ops": 2.0}

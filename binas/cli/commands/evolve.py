@@ -59,9 +59,8 @@ def run(options: Namespace, overrides: Overrides) -> int:
     config = options.config or options.recipe
     if options.storage is not None and "name" not in overrides and options.resume is None:
         overrides["name"] = _worker_name(options, config)
-    recipe, resumed = open_run(
-        "evolve", options, overrides, config, settle=_control if options.random else _as_it_is
-    )
+    settle = {"settle": _control} if options.random else {}
+    recipe, resumed = open_run("evolve", options, overrides, config, **settle)
     if options.print_config:
         print(dump(recipe), end="")
         return 0
@@ -106,10 +105,6 @@ def run(options: Namespace, overrides: Overrides) -> int:
         if winner is not None:
             say(f"next: {shlex.join([*_retrain_words(winner), *words])}")
     return 0
-
-
-def _as_it_is(recipe: Recipe) -> Recipe:
-    return recipe
 
 
 def _control(recipe: Recipe) -> Recipe:
