@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from binas import nn as nn
-    from binas.api import Front as Front
-    from binas.api import Predictions as Predictions
-    from binas.api import Preprocess as Preprocess
-    from binas.api import SearchResult as SearchResult
-    from binas.api import TrainResult as TrainResult
-    from binas.api import check_binary as check_binary
-    from binas.api import count_cost as count_cost
-    from binas.api import create_model as create_model
-    from binas.api import create_network as create_network
-    from binas.api import draw_cells as draw_cells
-    from binas.api import evaluate as evaluate
-    from binas.api import list_binarizers as list_binarizers
-    from binas.api import list_genotypes as list_genotypes
-    from binas.api import list_models as list_models
-    from binas.api import list_operations as list_operations
-    from binas.api import list_recipes as list_recipes
-    from binas.api import list_spaces as list_spaces
-    from binas.api import load_genotype as load_genotype
-    from binas.api import load_network as load_network
-    from binas.api import load_plugin as load_plugin
-    from binas.api import load_recipe as load_recipe
-    from binas.api import load_space as load_space
-    from binas.api import open_data as open_data
-    from binas.api import predict as predict
-    from binas.api import run_evolution as run_evolution
-    from binas.api import run_retrain as run_retrain
-    from binas.api import run_search as run_search
+    from binas.api.building import create_model as create_model
+    from binas.api.building import create_network as create_network
+    from binas.api.names import list_binarizers as list_binarizers
+    from binas.api.names import list_genotypes as list_genotypes
+    from binas.api.names import list_models as list_models
+    from binas.api.names import list_operations as list_operations
+    from binas.api.names import list_recipes as list_recipes
+    from binas.api.names import list_spaces as list_spaces
+    from binas.api.opening import load_genotype as load_genotype
+    from binas.api.opening import load_network as load_network
+    from binas.api.opening import load_plugin as load_plugin
+    from binas.api.opening import load_recipe as load_recipe
+    from binas.api.opening import load_space as load_space
+    from binas.api.opening import open_data as open_data
+    from binas.api.preprocess import Preprocess as Preprocess
+    from binas.api.running import Front as Front
+    from binas.api.running import SearchResult as SearchResult
+    from binas.api.running import TrainResult as TrainResult
+    from binas.api.running import run_evolution as run_evolution
+    from binas.api.running import run_retrain as run_retrain
+    from binas.api.running import run_search as run_search
+    from binas.api.using import Predictions as Predictions
+    from binas.api.using import check_binary as check_binary
+    from binas.api.using import count_cost as count_cost
+    from binas.api.using import draw_cells as draw_cells
+    from binas.api.using import evaluate as evaluate
+    from binas.api.using import predict as predict
     from binas.arch.genotype import Genotype as Genotype
     from binas.arch.space import SearchSpace as SearchSpace
     from binas.binarize.contract import register_activation_binarizer as register_activation_binarizer
@@ -60,34 +60,42 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _NAMES = {
-    "binas.api": (
-        "Front",
-        "Predictions",
-        "Preprocess",
-        "SearchResult",
-        "TrainResult",
-        "check_binary",
-        "count_cost",
+    "binas.api.building": (
         "create_model",
         "create_network",
-        "draw_cells",
-        "evaluate",
+    ),
+    "binas.api.names": (
         "list_binarizers",
         "list_genotypes",
         "list_models",
         "list_operations",
         "list_recipes",
         "list_spaces",
+    ),
+    "binas.api.opening": (
         "load_genotype",
         "load_network",
         "load_plugin",
         "load_recipe",
         "load_space",
         "open_data",
-        "predict",
+    ),
+    "binas.api.preprocess": ("Preprocess",),
+    "binas.api.running": (
+        "Front",
+        "SearchResult",
+        "TrainResult",
         "run_evolution",
         "run_retrain",
         "run_search",
+    ),
+    "binas.api.using": (
+        "Predictions",
+        "check_binary",
+        "count_cost",
+        "draw_cells",
+        "evaluate",
+        "predict",
     ),
     "binas.arch.genotype": ("Genotype",),
     "binas.arch.space": ("SearchSpace",),

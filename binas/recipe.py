@@ -12,11 +12,11 @@ from binas.arch.kinds import SpaceField
 from binas.arch.space import SearchSpace, space_mapping
 from binas.config import Config, build, check_used, find_file, option_parameters, read_mapping, with_override
 from binas.data.config import DataConfig
-from binas.data.opening import unused_by_set
+from binas.data.opening import Data, unused_by_set
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.models import ModelChoice
-from binas.plugins import load_plugins
+from binas.plugins import PluginRecord, load_plugins, records_for
 from binas.profile.measures import MEASURES, Limits
 from binas.registries import REGISTRIES
 from binas.run.distributed import Distributed
@@ -224,6 +224,25 @@ def _at(value: Any, parts: list[str]) -> Any:
         else:
             value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def provenance(recipe: Recipe, data: Data, plugins: tuple[PluginRecord, ...] = ()) -> dict[str, Any]:
+    """Where a genotype comes from: the recipe, the hashes of the splits, the sizes of the images.
+
+    Args:
+        plugins: those that are loaded; the one that the images come from is recorded.
+    """
+    of_data = records_for([recipe.data.name], plugins)
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude={"space", "runs"}),
+        "split_hashes": data.split_hashes,
+        "images": {
+            "in_channels": data.channels,
+            "image_size": list(data.image_size),
+            "num_classes": data.num_classes,
+        },
+        **({"data_plugins": [plugin.model_dump(mode="json") for plugin in of_data]} if of_data else {}),
+    }
 
 
 def study_identity(recipe: Recipe) -> dict[str, Any]:

@@ -18,10 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.measuring.measured import machine_words
+from tools.measuring.measured import CHECKOUT, machine_words
 
-ROOT = Path(__file__).resolve().parents[1]
-TABLE = ROOT / "benchmarks" / "ci_extra.md"
+TABLE = CHECKOUT / "benchmarks" / "ci_extra.md"
 HEADER = """\
 # What is run before a change is called done
 
@@ -47,7 +46,7 @@ OTHERS = [*ROOMS, "tests/commands/test_cli.py", "tests/packaging/test_imports.py
 def pytest(python: Path, *options: str) -> str:
     """The last line of a test run."""
     command = [str(python), "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     print("\n".join(failed), flush=True)
@@ -64,12 +63,12 @@ def in_environment(name: str, python: str, *packages: str) -> str:
     found = shutil.which(python)
     if found is None:
         return f"not run: no {python} here"
-    folder = ROOT / f".venv-{name}"
+    folder = CHECKOUT / f".venv-{name}"
     own = folder / "bin" / "python"
     try:
         subprocess.run([found, "-m", "venv", str(folder)], check=True, capture_output=True)
         install = [str(own), "-m", "pip", "install", "--quiet", "--editable", ".[dev]", *packages]
-        done = subprocess.run(install, cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(install, cwd=CHECKOUT, capture_output=True, text=True)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             return f"not run: cannot be installed: {(errors or ['?'])[0].removeprefix('ERROR: ')[:150]}"

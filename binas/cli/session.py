@@ -14,7 +14,7 @@ import torch
 from binas.arch.genotype import AnyGenotype
 from binas.config import describe, shipped_names
 from binas.errors import UserError
-from binas.plugins import PluginRecord, load_plugins, records_for, require_plugins
+from binas.plugins import PluginRecord, load_plugins, require_plugins
 from binas.recipe import Recipe, load_recipe, recorded_recipe
 from binas.registries import REGISTRIES
 from binas.run.device import pick_device
@@ -130,8 +130,6 @@ def begin_run(
     genotype: AnyGenotype | None = None,
 ) -> RunFolder:
     """The run folder, with everything in it that a resumed run needs; the config comes last."""
-    from binas.run.files import write_atomic
-
     check_same(json.dumps(hashes).encode(), "the images", "give every machine the same ones")
     if resumed is not None:
         if resumed.read_manifest().get("splits", hashes) != hashes:
@@ -140,39 +138,21 @@ def begin_run(
     if not is_first_rank():
         wait_for_all()
         return RunFolder.follow(recipe.runs / recipe.name, kind)
-    folder = RunFolder.create(recipe.runs / recipe.name, kind, overwrite=options.overwrite)
-    if genotype is not None:
-        write_atomic(folder.path / "genotype.json", genotype.to_json())
-    folder.write_manifest(
+    folder = RunFolder.begin(
+        recipe.runs / recipe.name,
+        kind,
+        recipe,
         seed=recipe.seed,
         device=device,
         splits=hashes,
         # of files that were named; an installed package may be another one when the run goes on
         plugins=[plugin.model_dump(mode="json") for plugin in plugins[: len(plugin_files(options, recipe))]],
+        genotype=None if genotype is None else genotype.to_json(),
+        overwrite=options.overwrite,
         **number_of_ranks(),
     )
-    folder.write_config(recipe)
     wait_for_all()
     return folder
-
-
-def provenance(recipe: Recipe, data: Data, plugins: tuple[PluginRecord, ...] = ()) -> dict[str, Any]:
-    """Where a genotype comes from: the recipe, the hashes of the splits, the sizes of the images.
-
-    Args:
-        plugins: those that are loaded; the one that the images come from is recorded.
-    """
-    of_data = records_for([recipe.data.name], plugins)
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"space", "runs"}),
-        "split_hashes": data.split_hashes,
-        "images": {
-            "in_channels": data.channels,
-            "image_size": list(data.image_size),
-            "num_classes": data.num_classes,
-        },
-        **({"data_plugins": [plugin.model_dump(mode="json") for plugin in of_data]} if of_data else {}),
-    }
 
 
 def device_of(recipe: Recipe) -> torch.device:

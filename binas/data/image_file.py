@@ -63,15 +63,37 @@ class Decoder:
 
     def __call__(self, path: Path) -> Tensor:
         with _opened(path) as image:
-            upright = ImageOps.exif_transpose(image) if image.format in ORIENTED else image
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            converted = upright.convert("L" if self.channels == 1 else "RGB")
-            height, width = self.size
-            if converted.size != (width, height):
-                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-            pixels = np.array(converted).reshape(height, width, self.channels)
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            return pixels_of(image, self.channels, self.size)
+
+
+def pixels_of(image: Image.Image, channels: int | None = None, size: tuple[int, int] | None = None) -> Tensor:
+    """The pixels of an opened picture, upright. Shape: uint8 (channels, *size).
+
+    Args:
+        channels: 1 converts to grey, 3 to colour; None: grey stays grey, everything else is colour.
+        size: height and width; None: its own.
+    """
+    upright = ImageOps.exif_transpose(image) if image.format in ORIENTED else image
+    channels = CHANNELS_OF_MODE.get(upright.mode, 3) if channels is None else channels
+    if upright.mode.startswith("I;16"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    converted = upright.convert("L" if channels == 1 else "RGB")
+    height, width = converted.size[::-1] if size is None else size
+    if converted.size != (width, height):
+        converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.array(converted).reshape(height, width, channels)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_pixels(path: Path) -> Tensor:
+    """The pixels of a file in its own size. Shape: uint8 (1 or 3, H, W).
+
+    Raises:
+        UserError: it is no readable image.
+    """
+    read_header(path)  # refuses what cannot be converted
+    with _opened(path) as image:
+        return pixels_of(image)
 
 
 @contextmanager

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from binas.data.config import DataConfig
+from binas.data.image_file import pixels_of
 from binas.data.opening import Data, split_data
 from binas.data.source import ArraySource, RawData
 from binas.errors import UserError
@@ -55,10 +57,8 @@ def to_pixels(image: Any) -> Tensor:
     Raises:
         UserError: it is none.
     """
-    if hasattr(image, "convert") and hasattr(image, "getbands"):  # a picture of Pillow
-        grey = image.mode in ("1", "L", "I;16")
-        image = np.asarray(image.convert("L" if grey else "RGB"))
-        return torch.from_numpy(image.copy()).reshape(*image.shape[:2], -1).permute(2, 0, 1)
+    if isinstance(image, Image.Image):
+        return pixels_of(image)
     if isinstance(image, np.ndarray):
         tensor = torch.from_numpy(np.ascontiguousarray(image))
         if tensor.dim() in (3, 4) and tensor.shape[-1] in (1, 3) and tensor.shape[-3] not in (1, 3):

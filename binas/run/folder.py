@@ -63,6 +63,36 @@ class RunFolder:
             raise
         return folder
 
+    @classmethod
+    def begin(
+        cls,
+        path: str | Path,
+        kind: str,
+        config: Config,
+        *,
+        seed: int,
+        device: torch.device,
+        splits: Mapping[str, str],
+        plugins: Iterable[Mapping[str, Any]] = (),
+        genotype: str | None = None,
+        overwrite: bool = False,
+        **more: Any,
+    ) -> Self:
+        """A new run folder with everything in it that going on needs; the configuration comes last.
+
+        Args:
+            path, kind, overwrite: as of `create`.
+            config: the resolved recipe.
+            genotype: what is trained, as JSON text; None where it is no genotype.
+            seed, device, splits, plugins, more: as of `write_manifest`.
+        """
+        folder = cls.create(path, kind, overwrite=overwrite)
+        if genotype is not None:
+            write_atomic(folder.path / "genotype.json", genotype)
+        folder.write_manifest(seed=seed, device=device, splits=splits, plugins=plugins, **more)
+        folder.write_config(config)
+        return folder
+
     @staticmethod
     def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         """Raises what `create` would raise for a folder that exists, before anything is begun or emptied."""

@@ -83,15 +83,16 @@ class Search:
         self.space, self.config, self.seed = space, config, seed
         self.tensorboard = tensorboard
         self.plugins = records_for(space.registered_names(), plugins)
+        limits = limits or Limits()
         self.provenance = dict(provenance or {})
-        own = config.registered_names() | (limits or Limits()).registered_names()
+        own = config.registered_names() | limits.registered_names()
         if parts := records_for(own, plugins):
             # what has found a genotype is told with it; what it is built from is needed to build it
             self.provenance["search_plugins"] = [record.model_dump(mode="json") for record in parts]
         self.sync_batch_norm = (distributed or Distributed()).sync_batch_norm
         self.device = device
         image_shape = (data.channels, *data.image_size)
-        self.limits = CostLimits(limits or Limits(), image_shape, data.num_classes)
+        self.limits = CostLimits(limits, image_shape, data.num_classes)
         self.train_batches = self._shared_out(data.train(), data)
         self.validation_batches = self._shared_out(data.search_validation(), data)
         self.rate_alone: float | None = None

@@ -18,12 +18,11 @@ from binas.cli.session import (
     on_all_ranks,
     open_run,
     plugin_words,
-    provenance,
 )
 from binas.config import dump
 from binas.errors import UserError
 from binas.ops import OPS
-from binas.recipe import Recipe
+from binas.recipe import Recipe, provenance
 from binas.run.distributed import is_first_rank
 from binas.run.progress import say
 
