@@ -17,6 +17,6 @@ def fashion_small(config: DataConfig) -> RawData:
     """Clothes: the first 1,000 training and 500 test images of each class of Fashion-MNIST; grey, 28×28.
 
     Nothing is downloaded. Test images come from the set's own 10,000 alone.
-    Source: Xiao, Rasul, Vollgraf, Fashion-MNIST, arXiv:1708.07747; `tools/make_fashion_small.py` makes it.
+    Source: Xiao, Rasul, Vollgraf, Fashion-MNIST, arXiv:1708.07747.
     """
     return idx_set(FOLDER, CLOTHES)

@@ -129,11 +129,12 @@ def train(folder: Path, whole_batch: int, retrain: bool = False, sync: bool = Tr
     from binas.data.opening import open_data
     from binas.recipe import load_recipe
     from binas.run.distributed import Distributed, is_first_rank, wait_for_all
+    from binas.run.files import write_atomic
     from binas.search.search import Search
     from binas.train.retrain import Retraining
 
     torch.set_default_dtype(torch.float64)
-    (folder / "recipe.yaml").write_text(RECIPE)
+    write_atomic(folder / "recipe.yaml", RECIPE)  # both ranks do, while the other reads
     recipe, cpu = load_recipe(str(folder / "recipe.yaml"), {}), torch.device("cpu")
     data, together = open_data(recipe.data), Distributed(sync_batch_norm=sync)
     settings: Any = recipe.retrain if retrain else recipe.search
