@@ -215,11 +215,16 @@ class Cell(nn.Module):
             drop_rate: probability with which the output of an operation is dropped for an image.
             path: for each edge the column of the only operation that is run; None runs all.
         """
+        operations, norms = self._operations(path), {int(at): norm for at, norm in self.norms.items()}
+        read = {str(source) for source in (0, 1)}
+        if path is not None and edge_weights is None:  # a genotype's path: what nothing reads is not computed
+            read = {str(source) for (_, source), modules in operations.items() if modules}
         states: list[Tensor | None] = [
-            self.preprocess[str(source)](x) if str(source) in self.preprocess else None
+            self.preprocess[str(source)](x)
+            if str(source) in self.preprocess and str(source) in read
+            else None
             for source, x in enumerate((before, previous))
         ]
-        operations, norms = self._operations(path), {int(at): norm for at, norm in self.norms.items()}
         rate = drop_rate if self.training else 0.0
         if edge_weights is None:
             nodes = fast_network.nodes(operations, norms, states, self.num_nodes, rate)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from binas.arch.cell import global_average
-from binas.arch.macro_genotype import MacroGenotype, PlacedBlock, SkipKind
+from binas.arch.macro_genotype import MacroGenotype, MacroStem, PlacedBlock, SkipKind
 from binas.arch.macro_space import MacroSpace
 from binas.arch.network import check_choices
 from binas.arch.stem import real_convolution
@@ -114,6 +114,13 @@ class MacroBlock(nn.Sequential):
             choose_estimator(self, block.estimator)
 
 
+def stem_of(stem: MacroStem, in_channels: int) -> nn.Sequential:
+    """What reads the pixels. Shape: (N, C, H, W) -> (N, stem channels, ⌈H/stride⌉, ⌈W/stride⌉)."""
+    return nn.Sequential(
+        real_convolution(in_channels, stem.channels, stem.stride), nn.BatchNorm2d(stem.channels)
+    )
+
+
 class MacroNetwork(nn.Module):
     """A network built from a macro genotype; its first and last layers are real-valued.
 
@@ -142,10 +149,7 @@ class MacroNetwork(nn.Module):
         self.genotype, self.space = genotype, space
         self.in_channels, self.num_classes = in_channels, num_classes
         stages = binarizations or (space.binarization,)
-        stem = genotype.stem
-        self.stem = nn.Sequential(
-            real_convolution(in_channels, stem.channels, stem.stride), nn.BatchNorm2d(stem.channels)
-        )
+        self.stem = stem_of(genotype.stem, in_channels)
         self.stages = nn.ModuleList(nn.Sequential() for _ in genotype.stages)
         for place in genotype.blocks():
             stage = self.stages[place.stage]

@@ -79,19 +79,23 @@ def _random_widths(space: MacroSpace, generator: random.Random) -> list[int]:
 
 
 def _random_cell(space: SearchSpace, generator: random.Random, kind: str) -> Sequence[Edge]:
-    weights = [_weight(name, space) for name in space.operations]
-    most = space.max_skips if kind == "normal" else None
-    skips = frozenset() if most is None else space.skips()
+    weights = [operation_weight(name, space) for name in space.operations]
     for _ in range(MAX_DRAWS):
         edges = []
         for node in range(2, 2 + space.num_nodes):
             sources = sorted(generator.sample(range(node), min(space.edges_per_node, node)))
             operations = generator.choices(space.operations, weights, k=len(sources))
             edges += [Edge(node, source, op) for source, op in zip(sources, operations, strict=True)]
-        too_many = most is not None and sum(edge.op in skips for edge in edges) > most
-        if not too_many and _reaches_output(edges):
+        if cell_is_allowed(edges, space, kind):
             return edges
     raise UserError(f"search space '{space.name}': none of {MAX_DRAWS} random cells obeyed its limits")
+
+
+def cell_is_allowed(edges: Sequence[Edge], space: SearchSpace, kind: str) -> bool:
+    """Whether a path leads from an input to the output, and a normal cell has at most `max_skips` skips."""
+    most = space.max_skips if kind == "normal" else None
+    too_many = most is not None and sum(edge.op in space.skips() for edge in edges) > most
+    return not too_many and _reaches_output(edges)
 
 
 def _reaches_output(edges: Sequence[Edge]) -> bool:
@@ -102,7 +106,8 @@ def _reaches_output(edges: Sequence[Edge]) -> bool:
     return len(live) > 2
 
 
-def _weight(name: str, space: SearchSpace) -> float:
+def operation_weight(name: str, space: SearchSpace) -> float:
+    """How often an operation is drawn, next to the others: what the zeroise policy says."""
     if name != ZEROISE or space.zeroise.policy == "keep":
         return 1.0
     return 0.0 if space.zeroise.policy == "drop" else 1 / space.zeroise.gamma

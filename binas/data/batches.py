@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Literal
 
 import torch
@@ -91,6 +92,16 @@ class Batches:
     def largest(self) -> int:
         """Images of the largest batch that is handed out."""
         return min(self.batch_size, self.num_images) // self.num_parts
+
+    def first(self, most: int) -> Batches:
+        """Batches of so many images at most, every n-th one, in their order."""
+        if most >= len(self._labels):
+            return self
+        other = copy(self)
+        kept = torch.linspace(0, len(self._labels) - 1, most).round().long()
+        other._labels = self._labels[kept.to(self.device)]
+        other._images = self._images.select(kept)
+        return other
 
     def epoch(
         self, seed: int, shuffle: bool = True, every: tuple[int, int] = (0, 1)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -35,3 +36,23 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.track_running_stats = True  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def take_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Takes batch-norm statistics anew, as plain averages over these batches of images.
+
+    For weights that are put to another use than they were trained in. Leaves the model in training mode.
+
+    Reference: Yu and Huang, Universally Slimmable Networks, arXiv:1903.05134, sec. 3.4.
+    """
+    norms = [norm for norm in batch_norms(model) if norm.track_running_stats]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # averages all batches alike
+    model.train()
+    for images in batches:
+        model(images)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum

@@ -203,9 +203,9 @@ class _Log:
         self.points: list[Any] = []
 
     def __call__(self, trial: FrozenTrial) -> None:
-        from binas.evolve.pareto import hypervolume
         from binas.evolve.report import measured_of
         from binas.evolve.study.worker import generation_of, is_feasible, point_of
+        from binas.profile.pareto import hypervolume
 
         point = point_of(trial)
         if is_feasible(trial):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from binas.evolve.pareto import Point, front
 from binas.evolve.report import accuracy_words
+from binas.profile.pareto import Point, front
 from binas.profile.table import short_count
 from binas.run.files import write_atomic
 

@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial
 
 from binas.arch.genotype import Genotype
 from binas.config import dump_mapping
-from binas.evolve.pareto import Point, front, hypervolume
 from binas.evolve.problems.problem import Problem, Variant
 from binas.evolve.sampler import GENOME_KEY, REFERENCE_KEY
 from binas.evolve.study.worker import BITS_KEY, generation_of, is_feasible, point_of
+from binas.profile.pareto import Point, front, hypervolume
 from binas.run.files import write_atomic
 
 FORMAT = "binas-front"

@@ -24,7 +24,7 @@ from binas.data.batches import Batches
 from binas.data.image_set import Images
 from binas.data.opening import Data
 from binas.engine.data_parallel import check_replicas
-from binas.engine.loop import EpochResult, evaluate, train_epoch
+from binas.engine.loop import EVALUATION_BATCH_SIZE, EpochResult, evaluate, train_epoch
 from binas.engine.memory import memory_guard, report_peak
 from binas.engine.micro_batch import Batch
 from binas.engine.scaling import rate_values, rate_words
@@ -44,6 +44,7 @@ from binas.search.limits import CostLimits
 from binas.search.setting import SearchSetting
 from binas.search.state import KIND, Builder, SearchState
 from binas.search.strategies.base import Strategy, check_space
+from binas.search.work import Work
 
 MAX_NUMBERS = 100
 """Squares of a heat map that get their number written in; more would only cost time."""
@@ -81,7 +82,7 @@ class Search:
         space.check_operations()
         check_space(config, space)
         self.space, self.config, self.seed = space, config, seed
-        self.tensorboard = tensorboard
+        self.tensorboard, self.data = tensorboard, data
         self.plugins = records_for(space.registered_names(), plugins)
         limits = limits or Limits()
         self.provenance = dict(provenance or {})
@@ -281,7 +282,13 @@ class Search:
         """Has the strategy choose; writes the front and its first member."""
         seen = [] if state is None else state.seen
         self.candidates = tuple(map(_candidate, seen))
-        found = Found(self.setting, self.candidates, state, lambda genotype: self._accuracy(state, genotype))
+        found = Found(
+            self.setting,
+            self.candidates,
+            state,
+            lambda genotype: self._accuracy(state, genotype),
+            self._work(folder),
+        )
         front = self.front = self.strategy.decide(found)
         best = front.recommended
         more = {"epoch": best.epoch} if best.epoch else {}
@@ -291,15 +298,33 @@ class Search:
         if folder is not None and folder.is_written_here:
             document = front_document(front, self.limits.costs, self._about(), max(len(seen), 1))
             write_atomic(folder.path / "front.json", json.dumps(document, indent=1) + "\n")
+            for place, candidate in enumerate(
+                front.candidates if self.strategy.evaluation == "alone" else ()
+            ):
+                text = self._with_provenance(candidate.genotype, rule=front.rule).to_json()
+                write_atomic(folder.path / "front" / f"{place:02d}.json", text)
             write_atomic(folder.path / "genotype.json", recommended.to_json())
         return recommended
+
+    def _work(self, folder: RunFolder | None) -> Work:
+        """What a strategy trains with that trains in its own way."""
+        path = folder.path if folder is not None and folder.is_written_here else None
+        validation = Batches(
+            self.data.search_validation(),
+            EVALUATION_BATCH_SIZE,
+            self.device,
+            self.data.mean,
+            self.data.std,
+            on_device=self.config.acceleration.data_on_device,
+        )
+        return Work(self.train_batches, validation, path, self.tensorboard)
 
     def _about(self) -> dict[str, Any]:
         """What a front says of the search."""
         return {
             "search": "macro" if isinstance(self.space, MacroSpace) else "cells",
             "strategy": self.config.strategy.name,
-            "evaluation": "supernet" if self.strategy.num_epochs else None,
+            "evaluation": self.strategy.evaluation,
             "seed": self.seed,
             "limits": self.limits.limits.model_dump(mode="json"),
             "objectives": ["search-validation accuracy, maximised", "OPs (FLOPs + BOPs/64), minimised"],

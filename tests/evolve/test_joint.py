@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from binas.arch.slices import conv_part, tensors
 from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.data.config import DataConfig
 from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, SharedConfig
-from binas.evolve.evaluators.part import conv_part, part_of, tensors
+from binas.evolve.evaluators.part import part_of
 from binas.evolve.evaluators.shared import SharedNetwork, drawn, phases_of
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.joint import BITS, JointProblem, sort_middle
@@ -165,7 +166,7 @@ def test_a_smaller_kernel_is_the_middle_of_the_larger_one() -> None:
     """Against the definition, weight by weight; depthwise, with fewer channels."""
     wide, conv = BinaryConv2d(6, 6, 7, groups=6), BinaryConv2d(4, 4, 3, groups=4)
     found = conv_part(wide.weight, conv, wide)
-    assert found.shape == conv.weight.shape
+    assert found is not None and found.shape == conv.weight.shape
     for channel in range(4):
         for row in range(3):
             for column in range(3):

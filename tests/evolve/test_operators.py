@@ -23,9 +23,9 @@ from binas.evolve.operators import (
     survivors,
     tournament,
 )
-from binas.evolve.pareto import Point, front, hypervolume
 from binas.evolve.problems.genome import Gene, Genome, GenomeSpace
 from binas.evolve.sampler import GENOME_KEY, EvolutionSampler
+from binas.profile.pareto import Point, front, hypervolume
 
 SPACE = GenomeSpace(tuple(Gene(f"ratios.{place}", (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)) for place in range(6)))
 COSTS = (1, 5, 2, 4, 3, 6)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from binas.arch.genotype import read_genotype
+from binas.arch.slices import conv_part
 from binas.binarize import BinaryConv2d
 from binas.config import find_file
 from binas.data.config import DataConfig
@@ -18,7 +19,7 @@ from binas.data.opening import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.evolve.evaluators.identity import is_samples_identity, is_shared_identity, samples_identity
-from binas.evolve.evaluators.part import conv_part, part_of
+from binas.evolve.evaluators.part import part_of
 from binas.evolve.evaluators.shared import SharedNetwork
 from binas.evolve.problems.opening import open_problem
 from binas.evolve.problems.problem import Problem, Variant, profile_of, reference_cost
@@ -93,6 +94,7 @@ def test_a_grouped_part_keeps_each_connection_of_the_whole() -> None:
         wide = BinaryConv2d(8, 16, 3, groups=wide_groups)
         conv = BinaryConv2d(8, 16, 3, groups=groups)
         found = conv_part(wide.weight, conv, wide)
+        assert found is not None
         for output in range(16):
             for place in range(8 // groups):
                 source = output // (16 // groups) * (8 // groups) + place
@@ -103,7 +105,7 @@ def test_a_grouped_part_keeps_each_connection_of_the_whole() -> None:
 def test_groups_that_cross_are_told() -> None:
     wide, conv = BinaryConv2d(12, 12, 1, groups=3), BinaryConv2d(12, 12, 1, groups=4)
     with pytest.raises(UserError, match=r"groups of a candidate cross .*divide each other"):
-        conv_part(wide.weight, conv, wide)
+        part_of(nn.Sequential(wide), nn.Sequential(conv))
 
 
 def test_what_is_no_part_is_told() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from binas.arch.genotype import AnyGenotype
 from binas.arch.macro_space import MacroSpace
@@ -25,6 +26,10 @@ from binas.ops import OPS
 from binas.recipe import Recipe, provenance
 from binas.run.distributed import is_first_rank
 from binas.run.progress import say
+
+if TYPE_CHECKING:
+    from binas.search.decisions.base import Front
+    from binas.search.limits import CostLimits
 
 DESCRIPTION = """\
 Trains a supernet whose edges mix all candidate operations, and writes one
@@ -92,13 +97,27 @@ def run(options: Namespace, overrides: Overrides) -> int:
             return 0
         file = folder.path / "genotype.json"
         drawing = _draw_beside(genotype, folder.path)
-        drawn = search.front.rule == "random"
-        rule = "drawn at random" if drawn else f"{search.front.rule} epoch"
-        say(f"recommended genotype {genotype.hash()} ({rule}): {file}\ndrawn: {drawing}")
+        rule = search.front.rule
+        told = {"random": "drawn at random", "last": "last epoch", "best_validation": "best_validation epoch"}
+        if search.strategy.evaluation == "alone":
+            _say_front(search.front, search.limits, folder.path)
+        say(f"recommended genotype {genotype.hash()} ({told.get(rule, rule)}): {file}\ndrawn: {drawing}")
         words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
         name = ["--name", f"{recipe.name}_retrain"]
         say(f"next: {shlex.join([*words, *name, *plugin_words(options, recipe)])}")
     return 0
+
+
+def _say_front(front: Front, limits: CostLimits, folder: Path) -> None:
+    """The front as a table, with the file of each genotype, which binas retrain --genotype takes."""
+    say("front, by accuracy on the search-validation images after training alone:")
+    for place, candidate in enumerate(front.candidates):
+        costs = limits.costs(candidate.genotype)
+        kilobytes = costs["bits"] / 8000
+        say(
+            f"  {candidate.accuracy or 0:.4f}  {costs['ops'] / 1e6:8.3f} MOPs  {kilobytes:8.1f} kB"
+            f"  {folder / 'front' / f'{place:02d}.json'}{'  (recommended)' if place == 0 else ''}"
+        )
 
 
 def _check_own_operations(recipe: Recipe) -> None:

@@ -6,16 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from binas.arch.slices import conv_part, tensors
 from binas.binarize import BinaryConv2d
 from binas.errors import UserError
-
-
-def tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name."""
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def part_of(shared: nn.Module, candidate: nn.Module) -> dict[str, Tensor]:
@@ -42,36 +37,17 @@ def part_of(shared: nn.Module, candidate: nn.Module) -> dict[str, Tensor]:
             )
         wide = whole.get(owner)
         if leaf == "weight" and isinstance(conv, BinaryConv2d) and isinstance(wide, BinaryConv2d):
-            part[name] = conv_part(source[name], conv, wide)
+            found = conv_part(source[name], conv, wide)
+            if found is None:
+                raise UserError(
+                    "evolve.evaluation: shared: groups of a candidate cross those of the network that is"
+                    " shared; let the candidates of evolve.groups.groups divide each other, or use"
+                    " evaluation: short"
+                )
+            part[name] = found
         else:
             part[name] = source[name][tuple(slice(0, length) for length in tensor.shape)]
     return part
-
-
-def conv_part(weight: Tensor, conv: BinaryConv2d, shared: BinaryConv2d) -> Tensor:
-    """The weights of a convolution inside those of a shared one with at most as many groups, or depthwise.
-
-    Connection (output o, input i) keeps its weight; those across the convolution's groups are left out.
-
-    Shape: (O', I'/G', k', k') -> (O, I/G, k, k).
-    """
-    outputs, inputs = conv.weight.shape[:2]
-    margin = (shared.kernel_size - conv.kernel_size) // 2
-    inner = slice(margin, margin + conv.kernel_size)
-    weight = weight[:, :, inner, inner]
-    depthwise = all(one.groups == one.in_channels == one.out_channels for one in (conv, shared))
-    if conv.groups == shared.groups or depthwise:
-        return weight[:outputs, :inputs]
-    own = torch.arange(outputs) // (outputs // conv.groups) * inputs
-    wide = torch.arange(outputs) // (shared.out_channels // shared.groups) * weight.shape[1]
-    columns = (own - wide)[:, None] + torch.arange(inputs)
-    if int(columns.min()) < 0 or int(columns.max()) >= weight.shape[1]:
-        raise UserError(
-            "evolve.evaluation: shared: groups of a candidate cross those of the network that is shared; let"
-            " the candidates of evolve.groups.groups divide each other, or use evaluation: short"
-        )
-    rows = torch.arange(outputs)[:, None]
-    return weight[rows.to(weight.device), columns.to(weight.device)]
 
 
 def assembled(template: nn.Module, blocks: Mapping[str, nn.Module]) -> nn.Module:

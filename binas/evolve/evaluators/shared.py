@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Hashable
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from binas.arch.slices import tensors
 from binas.binarize import binary_convolutions, set_progress
 from binas.data.opening import Data
-from binas.engine.batch_norm import batch_norms
+from binas.engine.batch_norm import take_statistics
 from binas.engine.loop import evaluate, train_epoch
 from binas.errors import UserError
 from binas.evolve.config import SharedConfig, SharedPhase
 from binas.evolve.evaluators.candidate import Judgement, training_batches, validation_batches
 from binas.evolve.evaluators.identity import Identity, is_shared_identity, shared_identity
-from binas.evolve.evaluators.part import assembled, part_of, tensors
+from binas.evolve.evaluators.part import assembled, part_of
 from binas.evolve.evaluators.shared_step import SharedStep
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.problem import Problem, structure_of
@@ -208,21 +210,10 @@ class SharedNetwork:
         say(f"{where}: {shown}, {result.images_per_second:.0f} images/s")
 
     def _take_statistics(self, candidate: nn.Module, number: int) -> None:
-        """Batch-norm statistics of the train split, as plain averages over batches."""
-        norms = [norm for norm in batch_norms(candidate) if norm.track_running_stats]
-        kept = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # averages all batches alike
-        candidate.train()
-        order = derive_seed(self.seed, "statistics", number)
-        with torch.no_grad():
-            for position, (images, _) in enumerate(self.train_batches.epoch(order)):
-                if position == self.config.calibration_batches:
-                    break
-                candidate(images)
-        for norm, momentum in zip(norms, kept, strict=True):
-            norm.momentum = momentum
+        """Batch-norm statistics of the train split."""
+        batches = self.train_batches.epoch(derive_seed(self.seed, "statistics", number))
+        some = islice(batches, self.config.calibration_batches)
+        take_statistics(candidate, (images for images, _ in some))
 
     def identity(self) -> Identity:
         """What it is trained from, in plain types."""

@@ -11,11 +11,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from binas.errors import UserError
 from binas.evolve.evaluators.candidate import Judgement
-from binas.evolve.pareto import Point, hypervolume
 from binas.evolve.problems.genome import Genome
 from binas.evolve.sampler import GENOME_KEY, REFERENCE_KEY, EvolutionSampler
 from binas.evolve.study.leases import Leases
 from binas.evolve.study.storage import SharedStorage
+from binas.profile.pareto import Point, hypervolume
 from binas.run.progress import Stopwatch, eta, say
 
 DIRECTIONS: tuple[Literal["maximize", "minimize"], ...] = ("maximize", "minimize")

@@ -12,6 +12,7 @@ from binas.search.parts import DECISIONS
 if TYPE_CHECKING:
     from binas.search.setting import SearchSetting
     from binas.search.state import SearchState
+    from binas.search.work import Work
 
 register_decision = DECISIONS.register
 FORMAT = "binas-front"
@@ -46,12 +47,14 @@ class Found:
         state: supernet and alphas at the end; None where nothing was trained.
         accuracy: measures the share of search-validation images that the supernet gets right when only a
             genotype's operations run in it.
+        work: images and folder, for a strategy that trains in its own way.
     """
 
     setting: SearchSetting
     candidates: tuple[Candidate, ...]
     state: SearchState | None
     accuracy: Callable[[Genotype], float]
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,12 @@ class Front:
     Args:
         candidates: at least one.
         rule: why the first one is recommended, in a word.
+        measured: what else is told of the search in `front.json`, plain values.
     """
 
     candidates: tuple[Candidate, ...]
     rule: str
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def recommended(self) -> Candidate:
@@ -107,6 +112,7 @@ def front_document(
         **about,
         "rule": front.rule,
         "evaluations": evaluations,
+        **front.measured,
         "front": [
             {
                 "candidate": place,

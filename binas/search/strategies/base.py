@@ -50,7 +50,8 @@ class Strategy:
     """A method of search. In order, the search calls:
 
     1. the constructor, with a `SearchSetting` and the options that stand beside the strategy's name;
-    2. `num_epochs`; where it is 0 nothing is trained, and the next call is `decide`;
+    2. `num_epochs`; where it is 0 the search trains nothing for it, and the next call is `decide`, which may
+       train in its own way with what `Found.work` holds;
     3. `start` with supernet, alphas and their optimizers: at the beginning, and after each change of
        structure; `load_state_dict` follows where a search begins or goes on;
     4. for each epoch `begin_epoch`; `trains`, which says what batches are needed; `step` for each batch, in
@@ -70,6 +71,9 @@ class Strategy:
 
     spaces: ClassVar[frozenset[str]] = frozenset({"cell"})
     """Kinds of search space that it searches: cell, macro."""
+
+    evaluation: ClassVar[str | None] = None
+    """What accuracies in its front are of: supernet, alone (trained from scratch), or None: it has none."""
 
     def __init__(self, setting: SearchSetting) -> None:
         self.setting = setting

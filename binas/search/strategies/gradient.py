@@ -35,6 +35,7 @@ class Gradient(Strategy):
     Reference: Liu et al., DARTS, arXiv:1806.09055, algorithm 1 (first order).
     """
 
+    evaluation: ClassVar[str | None] = "supernet"
     uses: ClassVar[frozenset[str]] = frozenset(SearchConfig.model_fields) - {"strategy"}
 
     def __init__(self, setting: SearchSetting) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -27,6 +28,26 @@ def front(points: Iterable[Point]) -> list[Point]:
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
+
+
+def knee(points: Sequence[Point]) -> Point:
+    """The point of a front that lies farthest above the line between its ends; of two the more accurate one.
+
+    Cost is taken by its logarithm, and both axes as parts of the front's range.
+
+    Args:
+        points: a front, cheapest first; at least one.
+    """
+    if len(points) < 3:
+        return points[-1]
+    first, last = points[0], points[-1]
+    width = math.log(last.cost / first.cost)
+    height = last.accuracy - first.accuracy
+
+    def above(point: Point) -> float:
+        return (point.accuracy - first.accuracy) / height - math.log(point.cost / first.cost) / width
+
+    return max(points, key=lambda point: (above(point), point.accuracy))
 
 
 def hypervolume(points: Iterable[Point], largest_cost: float) -> float:

@@ -1,0 +1,1 @@
+"""Searching by measuring: inherited weights rank genotypes, stand-alone training decides between the best."""

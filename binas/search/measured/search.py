@@ -1,0 +1,305 @@
+"""The run of a measured search: supernet, probe, ranking, halving, front; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from binas.arch.extremes import extremes
+from binas.arch.genotype import AnyGenotype
+from binas.arch.path_supernet import path_supernet, proxy_network, proxy_settings
+from binas.arch.vary import crossover, mutation
+from binas.engine.optimizer import Curve, OptimizerConfig
+from binas.errors import UserError
+from binas.profile.count import count
+from binas.profile.pareto import Point, front, knee
+from binas.run.progress import Stopwatch, eta, say, warn
+from binas.run.seeds import derive_seed, seed_everything
+from binas.search.decisions.base import Candidate, Front
+from binas.search.measured.bins import Bins, Ranked, evolved, varied
+from binas.search.measured.draw import FairDraw
+from binas.search.measured.halving import halved
+from binas.search.measured.memo import Memo
+from binas.search.measured.ranking import Ranking, kendall
+from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
+from binas.search.measured.trial import Schedule
+from binas.search.measured.trials import Trials
+from binas.search.work import Work
+
+if TYPE_CHECKING:
+    from binas.search.strategies.binas import Binas
+
+MAX_DRAWS = 100
+"""Draws for each random genotype that is wanted; a small space may not have so many."""
+
+
+class MeasuredSearch:
+    """One search from its supernet to its front; what its files hold is not measured again."""
+
+    def __init__(self, strategy: Binas, work: Work) -> None:
+        self.strategy, self.work, self.setting = strategy, work, strategy.setting
+        setting, folder = self.setting, work.folder
+        loss, interval = setting.config.loss, setting.config.acceleration.check_interval
+        optimizer = OptimizerConfig(name="adam", learning_rate=strategy.rate)
+        self.trials = Trials(
+            lambda genotype: proxy_network(
+                genotype, setting.space, setting.image_shape[0], setting.num_classes
+            ).to(setting.device),
+            Schedule(strategy.rungs[-1], optimizer, Curve(), loss, interval),
+            work.train,
+            work.validation,
+            setting.seed,
+            folder,
+        )
+        self.scores = Memo(None if folder is None else folder / "scores.jsonl")
+        self.generator = random.Random(derive_seed(setting.seed, "measured search"))
+        self.costs: dict[str, dict[str, float]] = {}
+        self.trained_epochs: dict[str, int] = {}
+
+    def front(self) -> Front:
+        """Trains, ranks, halves."""
+        try:
+            ranking = self._ranking()
+            drawn = self._drawn(self.strategy.random_finalists, [])
+            bins = Bins.over([self.cost(genotype) for genotype in drawn], self.strategy.bins)
+            tau = self._probe(ranking, drawn)
+            if ranking is None or tau < self.strategy.least_tau:
+                chosen = self._drawn(self.strategy.finalists, drawn)
+            else:
+                chosen = self._evolved(ranking, drawn, bins)
+            return self._halved(chosen, drawn, bins, tau)
+        finally:
+            self.scores.close()
+            self.trials.close()
+
+    def cost(self, genotype: AnyGenotype) -> float:
+        """What bins and the front go by."""
+        costs = self._costs(genotype)
+        if self.strategy.cost not in costs:
+            known = ", ".join(sorted(set(costs) - {"work"}))
+            raise UserError(
+                f"search.strategy.cost: '{self.strategy.cost}' is not measured ({known}); name one of these,"
+                " or name the measure in limits"
+            )
+        return costs[self.strategy.cost]
+
+    def _costs(self, genotype: AnyGenotype) -> dict[str, float]:
+        name = genotype.hash()
+        if name not in self.costs:
+            channels, height, width = self.setting.image_shape
+            settings = proxy_settings(self.setting.space)
+            proxy = count(genotype, (height, width), self.setting.num_classes, channels, settings)
+            self.costs[name] = {
+                **self.setting.limits.costs(genotype),
+                "parameters": proxy.parameters,
+                "work": proxy.flops + proxy.bops,
+            }
+        return self.costs[name]
+
+    def _ranking(self) -> Ranking | None:
+        """The trained supernet as a judge."""
+        strategy, setting, config = self.strategy, self.setting, self.setting.config
+        if not strategy.supernet_epochs:
+            return None
+        seed_everything(setting.seed, "path supernet weights")
+        supernet = path_supernet(setting.space, setting.image_shape[0], setting.num_classes)
+        training = SupernetTraining(
+            supernet.to(setting.device),
+            SupernetSettings(
+                strategy.supernet_epochs,
+                OptimizerConfig(name="adam", learning_rate=strategy.supernet_rate),
+                Curve(),
+                config.loss,
+                strategy.paths,
+                extremes(setting.space) if strategy.sandwich else None,
+                config.acceleration.check_interval,
+            ),
+            lambda generator: FairDraw(setting.space, generator, setting.plugins),
+            self.work.train,
+            setting.seed,
+            {"space": setting.space.model_dump(mode="json"), "seed": setting.seed},
+            None if self.work.folder is None else self.work.folder / "supernet.pt",
+        )
+        self._trained(training)
+        return Ranking(
+            supernet,
+            self.work.train,
+            strategy.calibration_batches,
+            self.work.judged(strategy.judged_images),
+            config.loss,
+            setting.seed,
+        )
+
+    def _trained(self, training: SupernetTraining) -> None:
+        if training.epoch:
+            say(f"resumed the search after epoch {training.epoch}/{training.settings.epochs} of the supernet")
+        log, watch = self.work.log(training.epoch), Stopwatch()
+        try:
+            while training.epoch < training.settings.epochs:
+                result = training.train_epoch()
+                watch.add()
+                left = watch.remaining(training.settings.epochs - training.epoch)
+                times = {"images_per_second": result.images_per_second, "seconds_left": left}
+                log.log(training.epoch - 1, phase="supernet", **result.means, time=times)
+                log.flush()
+                shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
+                say(
+                    f"supernet epoch {training.epoch}/{training.settings.epochs}: {shown},"
+                    f" {result.images_per_second:.0f} images/s, {eta(left)} left"
+                )
+        finally:
+            log.close()
+
+    def _drawn(self, number: int, others: Sequence[AnyGenotype]) -> list[AnyGenotype]:
+        """So many random genotypes within the limits, different from each other and from others."""
+        known = {genotype.hash() for genotype in others}
+        found: dict[str, AnyGenotype] = {}
+        for _ in range(MAX_DRAWS * number):
+            if len(found) == number:
+                break
+            genotype = self.setting.limits.draw(self.setting.space, self.generator, self.setting.plugins)
+            if genotype.hash() not in known:
+                found.setdefault(genotype.hash(), genotype)
+        return list(found.values())
+
+    def _score(self, ranking: Ranking, genotype: AnyGenotype) -> Ranked:
+        name = genotype.hash()
+        if name not in self.scores:
+            score = ranking(genotype)
+            self.scores.put(name, {"loss": score.loss, "accuracy": score.accuracy})
+        return Ranked(genotype, self.scores[name]["loss"], self.cost(genotype))
+
+    def _judged(self, genotype: AnyGenotype, rung: int) -> float:
+        """The loss on search-validation images after a rung of stand-alone training."""
+        return self.trials.trained(genotype, rung).validation[rung][0]
+
+    def _probe(self, ranking: Ranking | None, drawn: Sequence[AnyGenotype]) -> float:
+        """τ between the supernet's scores of random genotypes and what they reach at the first rung."""
+        rung = self.strategy.rungs[0]
+        reached, watch = [], Stopwatch()
+        for place, genotype in enumerate(drawn, start=1):
+            reached.append(self._judged(genotype, rung))
+            watch.add()
+            if place in (1, len(drawn)):
+                say(
+                    f"random genotype {place}/{len(drawn)}: {rung} epochs alone, validation loss"
+                    f" {reached[-1]:.4f}, {eta(watch.remaining(len(drawn) - place))} left of these"
+                )
+        if ranking is None:
+            return 0.0
+        scores = [self._score(ranking, genotype).loss for genotype in drawn]
+        tau = kendall(scores, reached)
+        size = kendall([-self._costs(genotype)["parameters"] for genotype in drawn], reached)
+        text = (
+            f"the supernet ranks {len(drawn)} random genotypes with Kendall's τ {tau:.2f} against"
+            f" {rung} epochs alone; the number of parameters with {size:.2f}"
+        )
+        if tau < self.strategy.least_tau:
+            warn(f"{text}: the ranking means nothing here; random genotypes stand in for ranked ones")
+        else:
+            say(text)
+        return tau
+
+    def _evolved(self, ranking: Ranking, drawn: Sequence[AnyGenotype], bins: Bins) -> list[AnyGenotype]:
+        """The best of each bin by inherited weights."""
+        strategy, setting, generator = self.strategy, self.setting, self.generator
+        begun = [*drawn, *self._drawn(strategy.candidates, drawn)]
+        watch = Stopwatch()
+        ranked = [self._score(ranking, genotype) for genotype in begun]
+
+        def told(number: int, pool: Sequence[Ranked]) -> None:
+            watch.add()
+            best = min(pool, key=lambda one: one.loss)
+            say(
+                f"round {number}/{strategy.rounds}: {len(pool)} genotypes ranked, best loss {best.loss:.4f}"
+                f" at {best.cost:.4g} {strategy.cost}, {eta(watch.remaining(strategy.rounds - number))} left"
+            )
+
+        vary = varied(
+            lambda one: mutation(one, setting.space, generator, strategy.mutation_rate, setting.plugins),
+            lambda one, two: crossover(one, two, setting.space, generator, setting.plugins),
+            lambda one: not setting.limits.largest_excess(one),
+            generator,
+        )
+        pool = evolved(
+            ranked,
+            bins,
+            strategy.rounds,
+            strategy.offspring,
+            vary,
+            lambda genotype: self._score(ranking, genotype),
+            told,
+        )
+        known = {genotype.hash() for genotype in drawn}
+        new = [one for one in pool if one.genotype.hash() not in known]
+        return [one.genotype for one in bins.best(new, strategy.finalists)]
+
+    def _halved(
+        self, chosen: Sequence[AnyGenotype], drawn: Sequence[AnyGenotype], bins: Bins, tau: float
+    ) -> Front:
+        """What stand-alone training leaves of all finalists, as a front."""
+        strategy = self.strategy
+        finalists = {genotype.hash(): genotype for genotype in (*chosen, *drawn)}
+        groups: list[list[str]] = [[] for _ in range(len(bins))]
+        for name, genotype in finalists.items():
+            groups[bins.of(self.cost(genotype))].append(name)
+        left, reached = halved(
+            groups,
+            strategy.rungs,
+            strategy.keep,
+            lambda name, rung: self._judged(finalists[name], rung),
+            lambda name: self.trials.drop(finalists[name]),
+        )
+        self._tell_tau(reached)
+        self.trained_epochs = {name: max(at) for name, at in reached.items()}
+        return self._front([finalists[name] for group in left for name in group], tau)
+
+    def _tell_tau(self, reached: Mapping[str, Mapping[int, float]]) -> None:
+        """How well the supernet has ranked what was trained alone, at the first rung."""
+        rung = self.strategy.rungs[0]
+        both = [(self.scores[name]["loss"], at[rung]) for name, at in reached.items() if name in self.scores]
+        if len(both) > 2:
+            tau = kendall([score for score, _ in both], [loss for _, loss in both])
+            say(f"the supernet's Kendall's τ over all {len(both)} finalists, {rung} epochs alone: {tau:.2f}")
+
+    def _front(self, survivors: Sequence[AnyGenotype], tau: float) -> Front:
+        last = self.strategy.rungs[-1]
+        found = {}
+        for number, genotype in enumerate(survivors):
+            loss, accuracy = self.trials.trained(genotype, last).validation[last]
+            figures = {"validation_loss": loss}
+            if genotype.hash() in self.scores:
+                figures["supernet_loss"] = self.scores[genotype.hash()]["loss"]
+            excess = self.setting.limits.largest_excess(genotype)
+            point = Point(accuracy, self.cost(genotype), number)
+            found[point] = Candidate(genotype, 0, accuracy, excess, figures)
+        points = front(found)
+        limited = bool(self.setting.limits.limits.at_most)
+        best = points[-1] if limited else knee(points)
+        candidates = [found[best], *(found[point] for point in points if point != best)]
+        rule = "most accurate within the limits" if limited else "knee of the front"
+        return Front(tuple(candidates), rule, self._measured(tau))
+
+    def _measured(self, tau: float) -> dict[str, Any]:
+        """What the search has seen and spent, in multiply-accumulates of either precision."""
+        strategy = self.strategy
+        works = [self.costs[name]["work"] for name in self.trained_epochs]
+        mean = sum(works) / len(works)
+        images, judged = self.work.train.num_images, self.work.judged(strategy.judged_images).num_images
+        calibration = strategy.calibration_batches * self.work.train.batch_size
+        paths = strategy.paths + (2 if strategy.sandwich else 0)
+        return {
+            "kendall_tau": tau,
+            "ranked": len(self.scores.values),
+            "trained_alone": len(self.trained_epochs),
+            "multiply_accumulates": {
+                # a step costs about three forward passes; a path is taken to cost a finalist's mean
+                "supernet": 3 * mean * images * strategy.supernet_epochs * paths,
+                "ranking": mean * (calibration + judged) * len(self.scores.values),
+                "training": sum(
+                    3 * self.costs[name]["work"] * images * epochs
+                    for name, epochs in self.trained_epochs.items()
+                ),
+            },
+        }

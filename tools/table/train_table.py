@@ -1,0 +1,148 @@
+"""Trains random genotypes of a small space, each with several seeds: one row a training.
+
+Rows are appended as they come, and what is there is not trained again, so that it can be stopped at any time
+and several processes may share the work:
+
+    python tools/table/train_table.py --worker 0/2 &  python tools/table/train_table.py --worker 1/2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import binas
+from binas.arch.genotype import AnyGenotype
+from binas.arch.kinds import genotype_network, load_any_space
+from binas.arch.sample import random_genotype
+from binas.data.batches import Batches
+from binas.data.config import DataConfig
+from binas.data.opening import Data, open_data
+from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.engine.loss import LossConfig
+from binas.engine.optimizer import Curve, OptimizerConfig
+from binas.profile.count import count
+from binas.run.device import device_name
+from binas.run.files import AppendedFile
+from binas.search.measured.trial import Schedule, Trial
+
+ROWS = Path("benchmarks/table/rows.jsonl")
+SPACE = "binas_macro_small"
+DATA = DataConfig(
+    name="fashion_mnist", image_size=(14, 14), subset=15_000, search_validation_fraction=1 / 3, download=False
+)
+"""10,000 images train, 5,000 validate, the set's own 10,000 test."""
+BATCH_SIZE = 64
+SCHEDULE = Schedule(10, OptimizerConfig(name="adam", learning_rate=1e-2), Curve(), LossConfig())
+JUDGED = (1, 2, 4, 6, 8, 10)
+"""Epochs after which the search-validation images are looked at."""
+
+
+def main() -> None:
+    """Trains what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--genotypes", type=int, default=160, help="how many are drawn (default: 160)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of training (default: 0 1)")
+    parser.add_argument(
+        "--worker", default="0/1", metavar="K/N", help="takes every N-th training from the K-th"
+    )
+    parser.add_argument("--rows", type=Path, default=ROWS, help=f"where rows are appended (default: {ROWS})")
+    parser.add_argument("--minutes", type=float, help="begin no training after so long")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = open_data(DATA)
+    first, step = map(int, options.worker.split("/"))
+    begun = time.perf_counter()
+    jobs = [(genotype, seed) for genotype in drawn(options.genotypes) for seed in options.seeds]
+    for place in range(first, len(jobs), step):
+        genotype, seed = jobs[place]
+        if (genotype.hash(), seed) in {(row["genotype"], row["seed"]) for row in read_rows(options.rows)}:
+            continue
+        if options.minutes and time.perf_counter() - begun > 60 * options.minutes:
+            return
+        row = {"number": place // len(options.seeds), **trained(genotype, seed, data)}
+        file = AppendedFile(options.rows)
+        file.append(json.dumps(row).encode() + b"\n")
+        file.sync()
+        file.close()
+        print(
+            f"{place + 1}/{len(jobs)}: {row['genotype']} seed {seed}: test {row['test'][1]:.4f}", flush=True
+        )
+
+
+def drawn(number: int, space: str = SPACE, seed: int = 0) -> list[AnyGenotype]:
+    """So many different random genotypes, in their order."""
+    generator = random.Random(seed)
+    found: dict[str, AnyGenotype] = {}
+    whole = load_any_space(space)
+    while len(found) < number:
+        genotype = random_genotype(whole, generator)
+        found.setdefault(genotype.hash(), genotype)
+    return list(found.values())
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows that are there; a last line that is not whole is left out."""
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def trained(genotype: AnyGenotype, seed: int, data: Data) -> dict[str, Any]:
+    """A training from beginning to end as a row."""
+    device = torch.device("cpu")
+    train = Batches(data.train(), BATCH_SIZE, device, data.mean, data.std, drop_last=True)
+    validation, test = (
+        Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
+        for images in (data.search_validation(), data.test())
+    )
+    profile = count(genotype, data.image_size, data.num_classes, data.channels)
+    begun = time.perf_counter()
+    trial = Trial(
+        genotype.hash(),
+        lambda: genotype_network(genotype, data.channels, data.num_classes),
+        SCHEDULE,
+        train,
+        validation,
+        seed,
+    )
+    for epoch in JUDGED:
+        progress = trial.train(epoch)
+    seconds = time.perf_counter() - begun
+    found = evaluate(trial.network, test, SCHEDULE.loss)
+    return {
+        "genotype": genotype.hash(),
+        "seed": seed,
+        **{key: genotype.model_dump(mode="json")[key] for key in ("stem", "stages")},
+        **{key: _rounded(value) for key, value in progress.to_plain().items()},
+        "test": _rounded([found["loss"], found["accuracy"]]),
+        "ops": profile.ops,
+        "flops": profile.flops,
+        "bops": profile.bops,
+        "parameters": profile.parameters,
+        "packed_bytes": profile.file_bytes,
+        "seconds": round(seconds, 1),
+        "machine": f"{device_name(torch.device('cpu'))}, one thread, torch {torch.__version__}",
+        "binas": binas.__version__,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()
