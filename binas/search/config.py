@@ -101,12 +101,17 @@ class Collapse(Config):
     """Warn when the mean entropy falls below this part of its largest value."""
 
 
+OF_EVERY_STRATEGY = frozenset({"batch_size", "acceleration", "loss"})
+"""Keys that say nothing of a strategy; a recipe that sets others and names none means gradient."""
+
+
 class SearchConfig(Config):
     """How a search space is searched."""
 
-    strategy: StrategyChoice = StrategyChoice(name="gradient")
-    """gradient: the phases below; random: one random genotype under the same zeroise policy; or another
-    registered one, with its options beside its name."""
+    strategy: StrategyChoice = StrategyChoice(name="binas")
+    """binas: a supernet of single paths ranks, training alone decides; gradient: the phases below; random: one
+    random genotype; or another registered one, with its options beside its name. Where none is named, it is
+    gradient if any key is set that binas does not use."""
     phases: tuple[Phase, ...] = Field((Phase(epochs=50),), min_length=1)
     """In order."""
     batch_size: int = Field(64, ge=1)
@@ -142,6 +147,13 @@ class SearchConfig(Config):
     collapse: Collapse = Collapse()
     picture_interval: int = Field(1, ge=1)
     """Epochs between two pictures of alphas and cells in TensorBoard, which take about half a second."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gradient_by_its_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "strategy" not in value and not OF_EVERY_STRATEGY.issuperset(value):
+            return {"strategy": {"name": "gradient"}, **value}
+        return value
 
     @field_validator("weights", "alphas", "learning_rate", mode="before")
     @classmethod

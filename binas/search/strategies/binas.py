@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from binas.errors import UserError
 from binas.run.distributed import num_ranks
+from binas.search.config import OF_EVERY_STRATEGY
 from binas.search.decisions.base import Found, Front
 from binas.search.measured.search import MeasuredSearch
 from binas.search.setting import SearchSetting
@@ -50,7 +51,7 @@ class Binas(Strategy):
     """
 
     evaluation: ClassVar[str | None] = "alone"
-    uses: ClassVar[frozenset[str]] = frozenset({"batch_size", "acceleration", "loss"})
+    uses: ClassVar[frozenset[str]] = OF_EVERY_STRATEGY
     spaces: ClassVar[frozenset[str]] = frozenset({"cell", "macro"})
 
     def __init__(
