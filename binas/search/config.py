@@ -109,9 +109,9 @@ class SearchConfig(Config):
     """How a search space is searched."""
 
     strategy: StrategyChoice = StrategyChoice(name="binas")
-    """binas: a supernet of single paths ranks, training alone decides; gradient: the phases below; random: one
-    random genotype; or another registered one, with its options beside its name. Where none is named, it is
-    gradient if any key is set that binas does not use."""
+    """binas: a supernet of single paths ranks, training alone decides; gradient: the phases below; random:
+    one random genotype; or another registered one, with its options beside its name. Where none is named, it
+    is gradient if any key is set that binas does not use."""
     phases: tuple[Phase, ...] = Field((Phase(epochs=50),), min_length=1)
     """In order."""
     batch_size: int = Field(64, ge=1)

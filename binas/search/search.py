@@ -43,7 +43,7 @@ from binas.search.decisions.base import Candidate, Found, front_document
 from binas.search.limits import CostLimits
 from binas.search.setting import SearchSetting
 from binas.search.state import KIND, Builder, SearchState
-from binas.search.strategies.base import Strategy, check_space
+from binas.search.strategies.base import Strategy, check_space, with_options
 from binas.search.work import Work
 
 MAX_NUMBERS = 100
@@ -305,6 +305,18 @@ class Search:
                 write_atomic(folder.path / "front" / f"{place:02d}.json", text)
             write_atomic(folder.path / "genotype.json", recommended.to_json())
         return recommended
+
+    def planned(self, seconds: float) -> SearchConfig:
+        """The settings with options of the strategy with which the search ends in that time.
+
+        Raises:
+            UserError: the strategy cannot plan itself, or the time is too short.
+        """
+        return with_options(self.config, self.strategy.planned(seconds, self._work(None)))
+
+    def predicted(self) -> Mapping[str, float]:
+        """Seconds that each part of the search takes, from a measured step; empty: nobody knows before."""
+        return self.strategy.predicted(self._work(None))
 
     def _work(self, folder: RunFolder | None) -> Work:
         """What a strategy trains with that trains in its own way."""

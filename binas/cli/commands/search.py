@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from binas.arch.genotype import AnyGenotype
 from binas.arch.macro_space import MacroSpace
@@ -20,7 +20,7 @@ from binas.cli.session import (
     open_run,
     plugin_words,
 )
-from binas.config import dump
+from binas.config import dump, find_file, read_mapping
 from binas.errors import UserError
 from binas.ops import OPS
 from binas.recipe import Recipe, provenance
@@ -46,22 +46,41 @@ def add_arguments(arguments: Arguments) -> None:
         metavar="NAME",
         help="a strategy of binas methods, in place of the recipe's; keys that it does not use are left out",
     )
+    arguments.add(
+        "--method",
+        metavar="NAME",
+        help="how to search, laid over the recipe: a strategy, or a recipe whose search section is taken",
+    )
+    arguments.add("--preset", metavar="SIZE", help="small, medium or large: how much the strategy tries")
+    arguments.add(
+        "--budget", metavar="TIME", help="plan the search into 90s, 20m or 2h, from a step measured first"
+    )
 
 
 @on_all_ranks
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas search"""
+    from binas.search.measured.plan import plan_words, seconds_of
+    from binas.search.parts import STRATEGIES
     from binas.search.search import Search
-    from binas.search.strategies.base import check_settings, check_space, without_unused
+    from binas.search.strategies.base import check_settings, check_space, with_preset, without_unused
 
-    if options.strategy:
-        overrides["search.strategy"] = options.strategy
+    if options.strategy and options.method:
+        raise UserError("--strategy and --method say the same; leave one out")
+    if options.budget and options.preset:
+        raise UserError("--budget and --preset both say how much is tried; leave one out")
+    budget = seconds_of(options.budget) if options.budget else None
+    if options.method and options.method not in STRATEGIES:
+        overrides["search"] = _search_section(options.method)
+    elif options.strategy or options.method:
+        overrides["search.strategy"] = options.strategy or options.method
     if options.micro_batch:
         overrides["search.micro_batch"] = options.micro_batch
     lays_over = "search.strategy" in overrides
 
     def settle(recipe: Recipe) -> Recipe:
         config, unused = without_unused(recipe.search) if lays_over else (recipe.search, [])
+        config = with_preset(config, options.preset) if options.preset else config
         check_settings(config)
         check_space(config, recipe.space)
         if unused and not options.print_config:
@@ -79,18 +98,27 @@ def run(options: Namespace, overrides: Overrides) -> int:
     plugins = loaded_plugins(options, recipe, resumed)
     _check_own_operations(recipe)
     device, data = device_and_data(recipe)
-    search = Search(
-        recipe.space,
-        of_all_ranks(recipe.search, resumed),
-        data,
-        recipe.seed,
-        device,
-        plugins,
-        provenance(recipe, data, plugins),
-        recipe.tensorboard,
-        recipe.distributed,
-        recipe.limits,
-    )
+
+    def built(recipe: Recipe) -> Search:
+        return Search(
+            recipe.space,
+            of_all_ranks(recipe.search, resumed),
+            data,
+            recipe.seed,
+            device,
+            plugins,
+            provenance(recipe, data, plugins),
+            recipe.tensorboard,
+            recipe.distributed,
+            recipe.limits,
+        )
+
+    search = built(recipe)
+    if budget and resumed is None:
+        recipe = recipe.model_copy(update={"search": search.planned(budget)})
+        search = built(recipe)
+    if resumed is None and (parts := search.predicted()):
+        say(plan_words(parts, recipe.search.strategy.options))
     with begin_run("search", recipe, resumed, options, device, data.split_hashes, plugins) as folder:
         genotype = search.run(folder)
         if not is_first_rank():
@@ -106,6 +134,15 @@ def run(options: Namespace, overrides: Overrides) -> int:
         name = ["--name", f"{recipe.name}_retrain"]
         say(f"next: {shlex.join([*words, *name, *plugin_words(options, recipe)])}")
     return 0
+
+
+def _search_section(name: str) -> dict[str, Any]:
+    """The search section of a recipe, by its file or the name of a shipped one."""
+    file = find_file(name, "configs")
+    section = read_mapping(file).get("search")
+    if not isinstance(section, dict):
+        raise UserError(f"{file}: has no search section to take as a method")
+    return section
 
 
 def _say_front(front: Front, limits: CostLimits, folder: Path) -> None:

@@ -30,6 +30,8 @@ from binas.search.work import Work
 if TYPE_CHECKING:
     from binas.search.strategies.binas import Binas
 
+ENOUGH_TO_TELL = 6
+"""Random genotypes below which a rank correlation is not taken for more than chance."""
 MAX_DRAWS = 100
 """Draws for each random genotype that is wanted; a small space may not have so many."""
 
@@ -64,7 +66,7 @@ class MeasuredSearch:
             drawn = self._drawn(self.strategy.random_finalists, [])
             bins = Bins.over([self.cost(genotype) for genotype in drawn], self.strategy.bins)
             tau = self._probe(ranking, drawn)
-            if ranking is None or tau < self.strategy.least_tau:
+            if ranking is None or (tau is not None and tau < self.strategy.least_tau):
                 chosen = self._drawn(self.strategy.finalists, drawn)
             else:
                 chosen = self._evolved(ranking, drawn, bins)
@@ -174,8 +176,11 @@ class MeasuredSearch:
         """The loss on search-validation images after a rung of stand-alone training."""
         return self.trials.trained(genotype, rung).validation[rung][0]
 
-    def _probe(self, ranking: Ranking | None, drawn: Sequence[AnyGenotype]) -> float:
-        """τ between the supernet's scores of random genotypes and what they reach at the first rung."""
+    def _probe(self, ranking: Ranking | None, drawn: Sequence[AnyGenotype]) -> float | None:
+        """τ between the supernet's scores of random genotypes and what they reach at the first rung.
+
+        None where there is no supernet, or there are too few genotypes to tell.
+        """
         rung = self.strategy.rungs[0]
         reached, watch = [], Stopwatch()
         for place, genotype in enumerate(drawn, start=1):
@@ -186,8 +191,8 @@ class MeasuredSearch:
                     f"random genotype {place}/{len(drawn)}: {rung} epochs alone, validation loss"
                     f" {reached[-1]:.4f}, {eta(watch.remaining(len(drawn) - place))} left of these"
                 )
-        if ranking is None:
-            return 0.0
+        if ranking is None or len(drawn) < ENOUGH_TO_TELL:
+            return None
         scores = [self._score(ranking, genotype).loss for genotype in drawn]
         tau = kendall(scores, reached)
         size = kendall([-self._costs(genotype)["parameters"] for genotype in drawn], reached)
@@ -236,7 +241,7 @@ class MeasuredSearch:
         return [one.genotype for one in bins.best(new, strategy.finalists)]
 
     def _halved(
-        self, chosen: Sequence[AnyGenotype], drawn: Sequence[AnyGenotype], bins: Bins, tau: float
+        self, chosen: Sequence[AnyGenotype], drawn: Sequence[AnyGenotype], bins: Bins, tau: float | None
     ) -> Front:
         """What stand-alone training leaves of all finalists, as a front."""
         strategy = self.strategy
@@ -263,7 +268,7 @@ class MeasuredSearch:
             tau = kendall([score for score, _ in both], [loss for _, loss in both])
             say(f"the supernet's Kendall's τ over all {len(both)} finalists, {rung} epochs alone: {tau:.2f}")
 
-    def _front(self, survivors: Sequence[AnyGenotype], tau: float) -> Front:
+    def _front(self, survivors: Sequence[AnyGenotype], tau: float | None) -> Front:
         last = self.strategy.rungs[-1]
         found = {}
         for number, genotype in enumerate(survivors):
@@ -281,7 +286,7 @@ class MeasuredSearch:
         rule = "most accurate within the limits" if limited else "knee of the front"
         return Front(tuple(candidates), rule, self._measured(tau))
 
-    def _measured(self, tau: float) -> dict[str, Any]:
+    def _measured(self, tau: float | None) -> dict[str, Any]:
         """What the search has seen and spent, in multiply-accumulates of either precision."""
         strategy = self.strategy
         works = [self.costs[name]["work"] for name in self.trained_epochs]

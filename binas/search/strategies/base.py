@@ -25,6 +25,7 @@ from binas.search.parts import STRATEGIES
 from binas.search.relaxations.base import EdgeMix
 from binas.search.setting import SearchSetting
 from binas.search.state import SearchState
+from binas.search.work import Work
 
 register_strategy = STRATEGIES.register
 
@@ -71,6 +72,9 @@ class Strategy:
 
     spaces: ClassVar[frozenset[str]] = frozenset({"cell"})
     """Kinds of search space that it searches: cell, macro."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options by the name of a size: small, medium, large."""
 
     evaluation: ClassVar[str | None] = None
     """What accuracies in its front are of: supernet, alone (trained from scratch), or None: it has none."""
@@ -146,12 +150,46 @@ class Strategy:
         """The candidates, the recommended one first."""
         raise NotImplementedError
 
+    def predicted(self, work: Work) -> Mapping[str, float]:
+        """Seconds that each part of `decide` takes, from a measured step; empty: not known before."""
+        return {}
+
+    def planned(self, seconds: float, work: Work) -> Mapping[str, Any]:
+        """Options with which a search ends in that time, from a measured step.
+
+        Raises:
+            UserError: it cannot plan itself, or the time is too short.
+        """
+        raise UserError(
+            "budget: this strategy does not plan itself into a time; take one that does (binas), or set its"
+            " epochs"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """What it needs to go on, beside supernet, alphas and optimizers: plain values and tensors."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes what `state_dict` gave."""
+
+
+def with_preset(config: SearchConfig, size: str) -> SearchConfig:
+    """The settings with the options that the chosen strategy has for a size; what is set besides stays.
+
+    Raises:
+        UserError: the strategy has none of that name.
+    """
+    presets: Mapping[str, Mapping[str, Any]] = getattr(config.strategy.entry, "presets", {})
+    if size not in presets:
+        known = f"its presets are {', '.join(presets)}" if presets else "it has no presets"
+        raise UserError(f"preset '{size}': strategy '{config.strategy.name}' has none; {known}")
+    return with_options(config, {**presets[size], **config.strategy.options})
+
+
+def with_options(config: SearchConfig, options: Mapping[str, Any]) -> SearchConfig:
+    """The settings with these options of the chosen strategy."""
+    choice = type(config.strategy).model_validate({"name": config.strategy.name, **options})
+    return config.model_copy(update={"strategy": choice})
 
 
 def check_space(config: SearchConfig, space: AnySpace) -> None:

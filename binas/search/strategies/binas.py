@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from binas.arch.path_supernet import proxy_network
+from binas.arch.sample import random_genotype
 from binas.errors import UserError
 from binas.run.distributed import num_ranks
 from binas.search.config import OF_EVERY_STRATEGY
 from binas.search.decisions.base import Found, Front
+from binas.search.measured.plan import PRESETS, StepTimes, measured_times, predicted, within
 from binas.search.measured.search import MeasuredSearch
 from binas.search.setting import SearchSetting
 from binas.search.strategies.base import Strategy, register_strategy
+from binas.search.work import Work
 
 
 @register_strategy("binas")
@@ -50,6 +55,7 @@ class Binas(Strategy):
     Deviation: the first stand-alone rung of the random half decides whether ranking is used.
     """
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     evaluation: ClassVar[str | None] = "alone"
     uses: ClassVar[frozenset[str]] = OF_EVERY_STRATEGY
     spaces: ClassVar[frozenset[str]] = frozenset({"cell", "macro"})
@@ -110,6 +116,25 @@ class Binas(Strategy):
         self.mutation_rate, self.bins, self.cost = mutation_rate, bins, cost
         self.finalists, self.random_finalists = finalists, random_finalists
         self.rungs, self.keep, self.least_tau = tuple(rungs), keep, least_tau
+
+    def predicted(self, work: Work) -> Mapping[str, float]:
+        """See `Strategy`."""
+        return predicted(self, self._times(work), work.validation.num_images)
+
+    def planned(self, seconds: float, work: Work) -> Mapping[str, Any]:
+        """See `Strategy`."""
+        return within(seconds, self._times(work), work.validation.num_images)
+
+    def _times(self, work: Work) -> StepTimes:
+        setting = self.setting
+        return measured_times(
+            lambda genotype: proxy_network(
+                genotype, setting.space, setting.image_shape[0], setting.num_classes
+            ).to(setting.device),
+            lambda generator: random_genotype(setting.space, generator, setting.plugins),
+            next(work.train.epoch(0)),
+            len(work.train),
+        )
 
     def decide(self, found: Found) -> Front:
         """The whole search."""
