@@ -16,7 +16,7 @@ from binas.arch.cell import global_average
 from binas.arch.genotype import CELL_KINDS, ZEROISE, AnyGenotype, Genotype, cell_edges
 from binas.arch.kinds import AnySpace, genotype_network
 from binas.arch.macro_genotype import Block, MacroGenotype, MacroStem, PlacedBlock
-from binas.arch.macro_network import Half, MacroBlock, stem_of
+from binas.arch.macro_network import Half, MacroBlock, channels_last, stem_of
 from binas.arch.macro_space import MacroSpace, StageChoices
 from binas.arch.slices import conv_part, leading, tensors
 from binas.arch.space import NetworkSettings, SearchSpace
@@ -151,7 +151,7 @@ class MacroSupernet(PathSupernet):
         stem = genotype.stem
         part = self._part(stem, lambda: stem_of(stem, self.in_channels))
         whole = tensors(self.stem)
-        x = functional_call(part, _leading(whole, tensors(part)), (x,))
+        x = channels_last(functional_call(part, _leading(whole, tensors(part)), (x,)))
         for place in genotype.blocks():
             block = self._block(place)
             x = functional_call(block, self._tensors(place, block), (x,))

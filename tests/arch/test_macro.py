@@ -172,7 +172,7 @@ def test_the_python_interface_takes_macro_spaces_and_genotypes() -> None:
     with pytest.raises(UserError, match="num_cells: change its stages"):
         binas.create_network(genotype, num_classes=4, num_cells=3)
     with pytest.raises(UserError, match="'gradient' does not search space"):
-        binas.run_search("binas_macro", "digits")
+        binas.run_search("binas_macro", "digits", config={"strategy": "gradient"})
     stage = {"name": "one", "epochs": 1}
     trained = binas.run_retrain(genotype, "digits", config={"stages": [stage]}, device="cpu")
     assert binas.check_binary(trained.network).is_binary
