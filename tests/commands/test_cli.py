@@ -222,6 +222,7 @@ def test_an_override_changes_nothing_else(tiny: Path) -> None:
     before = load_recipe(None, {}).model_dump(mode="json")
     after = load_recipe(None, {"search.weights.learning_rate": 0.5}).model_dump(mode="json")
     before["search"]["weights"]["learning_rate"] = 0.5
+    before["search"]["strategy"] = "gradient"  # which alone has weights to set the rate of
     assert after == before
 
 
