@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from binas.search.regularizers.base import register_regularizer as register_regularizer
     from binas.search.relaxations.base import register_relaxation as register_relaxation
     from binas.search.strategies.base import register_strategy as register_strategy
+    from binas.train.parts.base import register_stage_part as register_stage_part
 
 __version__ = "0.1.0"
 _NAMES = {
@@ -122,6 +123,7 @@ _NAMES = {
     "binas.search.regularizers.base": ("register_regularizer",),
     "binas.search.relaxations.base": ("register_relaxation",),
     "binas.search.strategies.base": ("register_strategy",),
+    "binas.train.parts.base": ("register_stage_part",),
 }
 """The public names by the module that has them."""
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

@@ -132,7 +132,7 @@ class NamedOptions(Config):
         """Raises a `UserError` where the name or an option is unknown, or a value does not fit."""
         entry = self.entry
         if isinstance(entry, type) or inspect.isroutine(entry):
-            checked_options(self.registry.kind, self.name, entry, self.options, num_arguments)
+            checked_options(self.registry.kind, self.name, entry, self.options, num_arguments=num_arguments)
 
 
 def option_parameters(entry: Callable[..., Any], num_arguments: int = 0) -> dict[str, inspect.Parameter]:
@@ -162,6 +162,7 @@ def checked_options(
     name: str,
     entry: Callable[..., Any],
     options: Mapping[str, Any],
+    *,
     num_arguments: int = 0,
     typed: bool = True,
 ) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def call_named(
     typed: bool = True,
 ) -> Any:
     """The entry called with these arguments and its options, once they are checked; see `checked_options`."""
-    checked = checked_options(kind, name, entry, options, len(arguments), typed)
+    checked = checked_options(kind, name, entry, options, num_arguments=len(arguments), typed=typed)
     try:
         return entry(*arguments, **checked)
     except (TypeError, ValueError) as error:

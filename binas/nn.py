@@ -27,6 +27,8 @@ from binas.config import build
 from binas.errors import UserError
 from binas.registry import Registry, nearest
 
+__all__ = ["BinaryConv2d", "BinaryLinear", "ChannelBias", "after_step", "binarize", "set_precision"]
+
 Activation = str | Mapping[str, Any] | BinarizerSpec | ActivationBinarizer
 """A name, a mapping of a name and options, or an instance."""
 Weight = str | Mapping[str, Any] | BinarizerSpec | WeightBinarizer

@@ -97,7 +97,7 @@ class Recipe(Config):
 
 
 def load_recipe(
-    config: str | None, overrides: Mapping[str, Any], start: Any = None, plugins: Iterable[str] = ()
+    config: str | None, overrides: Mapping[str, Any], *, start: Any = None, plugins: Iterable[str] = ()
 ) -> Recipe:
     """The recipe in a file, given by path or by the name of a shipped one, with overrides.
 

@@ -11,6 +11,7 @@ from binas.ops import NONLINEARITIES, OPS
 from binas.profile import MEASURES
 from binas.registry import Registry
 from binas.search.parts import DECISIONS, REGULARIZERS, RELAXATIONS, STRATEGIES
+from binas.train.parts.base import STAGE_PARTS
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     OPS,
@@ -25,4 +26,5 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     REGULARIZERS,
     DECISIONS,
     MEASURES,
+    STAGE_PARTS,
 )

@@ -83,7 +83,9 @@ def create_network(
         cells = cells_only(found, "create_network", f"{', '.join(settings)}: change its stages instead")
         own = genotype_space(cells).network.model_dump()
         changed = build(NetworkSettings, merged(own, settings), "network")
-    return genotype_network(found, in_channels, num_classes, changed, _binarizations(binarization))
+    return genotype_network(
+        found, in_channels, num_classes, settings=changed, binarizations=_binarizations(binarization)
+    )
 
 
 def _binarizations(given: Any) -> tuple[Binarization, ...]:

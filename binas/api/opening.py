@@ -115,7 +115,7 @@ def open_data(
             settings = {"root": str(name), **settings}
             name = "folder"
         return _open_data(build(DataConfig, {"name": str(name), **settings}, "data"))
-    return data_from(name, test, class_names, build(DataConfig, settings, "data"))
+    return data_from(name, test, class_names=class_names, config=build(DataConfig, settings, "data"))
 
 
 def load_network(what: str | Path, *, device: str = "cpu") -> nn.Module:

@@ -131,7 +131,17 @@ def run_search(
     recipe = _recipe(folder, data, seed, device, space=space, search=settings, limits=bounds)
     plugins = loaded_plugins()
     told = provenance(recipe, data, plugins)
-    search = Search(space, settings, data, seed, pick_device(device), plugins, told, False, limits=bounds)
+    search = Search(
+        space,
+        settings,
+        data,
+        seed=seed,
+        device=pick_device(device),
+        plugins=plugins,
+        provenance=told,
+        tensorboard=False,
+        limits=bounds,
+    )
     with shown_by(progress), _folder("search", recipe, folder, data) as opened:
         genotype = search.run(opened)
     others = [one for one in search.front.candidates if one.genotype.hash() != genotype.hash()]
@@ -167,7 +177,15 @@ def run_retrain(
     settings = _settings(RetrainConfig, config, "retrain")
     variant = _variant(what)
     recipe = _recipe(folder, data, seed, device, retrain=settings, **_section_of(variant))
-    retraining = Retraining(variant, settings, data, seed, pick_device(device), False, loaded_plugins())
+    retraining = Retraining(
+        variant,
+        settings,
+        data,
+        seed=seed,
+        device=pick_device(device),
+        tensorboard=False,
+        plugins=loaded_plugins(),
+    )
     genotype = variant if isinstance(variant, AnyGenotype) else None
     with shown_by(progress), _folder("retrain", recipe, folder, data, genotype) as opened:
         results = retraining.run(opened)
@@ -211,7 +229,7 @@ def run_evolution(
     why = "an evolution varies cells, or the options of a published network; give one of these"
     variant = found if isinstance(found, ModelChoice) else cells_only(found, "evolve", why)
     recipe = _recipe(folder, data, seed, device, evolve=settings, limits=bounds, **_section_of(variant))
-    problem = open_problem(settings, variant, {}, data, plugins)
+    problem = open_problem(settings, variant, {}, data, plugins=plugins)
     problem.measure(bounds)
     genotype = variant if isinstance(variant, AnyGenotype) else None
     with (

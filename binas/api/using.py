@@ -106,7 +106,7 @@ def evaluate(
     if isinstance(network, str | Path) and data is None:
         from binas.train.evaluation import evaluate_checkpoint
 
-        found = evaluate_checkpoint(trained_file(network), split, where, loaded_plugins())
+        found = evaluate_checkpoint(trained_file(network), split, where, plugins=loaded_plugins())
         return {"loss": found["loss"], "accuracy": found["accuracy"]}
     if data is None:
         raise UserError("evaluate: data: on which images? A network in memory does not bring them")

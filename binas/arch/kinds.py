@@ -93,6 +93,7 @@ def genotype_network(
     genotype: AnyGenotype,
     in_channels: int,
     num_classes: int,
+    *,
     settings: NetworkSettings | None = None,
     binarizations: tuple[Binarization, ...] = (),
     auxiliary: bool = False,
@@ -104,7 +105,15 @@ def genotype_network(
         settings, auxiliary: for cells.
     """
     if isinstance(genotype, Genotype):
-        return Network(genotype, in_channels, num_classes, settings, binarizations, auxiliary, layers)
+        return Network(
+            genotype,
+            in_channels,
+            num_classes,
+            settings=settings,
+            binarizations=binarizations,
+            auxiliary=auxiliary,
+            layers=layers,
+        )
     space = space_of(genotype)
     assert isinstance(space, MacroSpace)
-    return MacroNetwork(genotype, in_channels, num_classes, space, binarizations, layers)
+    return MacroNetwork(genotype, in_channels, num_classes, space, binarizations=binarizations, layers=layers)

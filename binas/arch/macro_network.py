@@ -146,6 +146,7 @@ class MacroNetwork(nn.Module):
         in_channels: int,
         num_classes: int,
         space: MacroSpace,
+        *,
         binarizations: tuple[Binarization, ...] = (),
         layers: tuple[tuple[LayerRule, ...], ...] = (),
     ) -> None:

@@ -37,6 +37,7 @@ class Network(Trunk):
         genotype: Genotype,
         in_channels: int,
         num_classes: int,
+        *,
         settings: NetworkSettings | None = None,
         binarizations: tuple[Binarization, ...] = (),
         auxiliary: bool = False,
@@ -47,7 +48,14 @@ class Network(Trunk):
         edges = {kind: edge_operations(pruned.cell(kind)) for kind in CELL_KINDS}
         choices = {kind: edge_choices(pruned.cell(kind)) for kind in CELL_KINDS}
         super().__init__(
-            space, settings or space.network, edges, in_channels, num_classes, binarizations, layers, choices
+            space,
+            settings or space.network,
+            edges,
+            in_channels,
+            num_classes,
+            binarizations=binarizations,
+            layers=layers,
+            choices=choices,
         )
         self.genotype = genotype
         self.drop_rate = 0.0

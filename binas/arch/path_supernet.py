@@ -76,7 +76,7 @@ def proxy_settings(space: AnySpace) -> NetworkSettings | None:
 
 def proxy_network(genotype: AnyGenotype, space: AnySpace, in_channels: int, num_classes: int) -> nn.Module:
     """A genotype's network with fresh weights, of the size at which genotypes are compared."""
-    return genotype_network(genotype, in_channels, num_classes, proxy_settings(space))
+    return genotype_network(genotype, in_channels, num_classes, settings=proxy_settings(space))
 
 
 class CellSupernet(PathSupernet):

@@ -37,6 +37,7 @@ class Supernet(Trunk):
         space: SearchSpace,
         in_channels: int,
         num_classes: int,
+        *,
         candidates: Candidates | None = None,
         settings: NetworkSettings | None = None,
     ) -> None:

@@ -44,6 +44,7 @@ class Trunk(nn.Module):
         edges: Mapping[str, EdgeOperations],
         in_channels: int,
         num_classes: int,
+        *,
         binarizations: tuple[Binarization, ...] = (),
         layers: tuple[tuple[LayerRule, ...], ...] = (),
         choices: Mapping[str, EdgeChoices] | None = None,

@@ -25,6 +25,7 @@ def mutation(
     space: AnySpace,
     generator: random.Random,
     rate: float,
+    *,
     plugins: tuple[PluginRecord, ...] = (),
 ) -> AnyGenotype:
     """A genotype in which each choice is drawn anew with a probability.
@@ -53,6 +54,7 @@ def crossover(
     second: AnyGenotype,
     space: AnySpace,
     generator: random.Random,
+    *,
     plugins: tuple[PluginRecord, ...] = (),
 ) -> AnyGenotype:
     """A genotype whose parts come from either of two: nodes of each cell, or stages of a chain.

@@ -24,6 +24,7 @@ def set_precision(
     model: nn.Module,
     binarize_activations: bool = True,
     binarize_weights: bool = True,
+    *,
     binarization: Binarization | None = None,
     layers: Sequence[LayerRule] = (),
     real_activation: RealActivation = "none",

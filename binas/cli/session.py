@@ -85,6 +85,7 @@ def open_run(
     options: Namespace,
     overrides: Overrides,
     config: str | None,
+    *,
     start: Any = None,
     settle: Callable[[Recipe], Recipe] = lambda recipe: recipe,
 ) -> tuple[Recipe, RunFolder | None]:
@@ -94,7 +95,7 @@ def open_run(
         settle: checks and completes a recipe that a run is begun with.
     """
     if options.resume is None or options.print_config:
-        recipe = settle(load_recipe(config, overrides, start, options.plugins))
+        recipe = settle(load_recipe(config, overrides, start=start, plugins=options.plugins))
         if not options.print_config and is_first_rank():
             RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
         return recipe, None
@@ -104,7 +105,11 @@ def open_run(
         raise UserError(
             f"--resume {options.resume}: goes on with its own recipe; leave out CONFIG and --key VALUE"
         )
-    asked = None if options.resume else settle(load_recipe(config, overrides, start, options.plugins))
+    asked = (
+        None
+        if options.resume
+        else settle(load_recipe(config, overrides, start=start, plugins=options.plugins))
+    )
     path = Path(options.resume) if asked is None else asked.runs / asked.name
     # rank 0 holds the lock, the others only read
     folder = RunFolder.resume(path, kind) if is_first_rank() else RunFolder.follow(path, kind, resumed=True)
@@ -127,6 +132,7 @@ def begin_run(
     device: torch.device,
     hashes: dict[str, str],
     plugins: tuple[PluginRecord, ...],
+    *,
     genotype: AnyGenotype | None = None,
 ) -> RunFolder:
     """The run folder, with everything in it that a resumed run needs; the config comes last."""

@@ -51,6 +51,7 @@ class Batches:
         device: torch.device | str,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
         augmentation: Augmentation | None = None,
         drop_last: bool = False,
         on_device: Literal["auto", "on", "off"] = "auto",

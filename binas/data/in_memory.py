@@ -23,6 +23,7 @@ NAME = "in_memory"
 def data_from(
     training: Any,
     test: Any = None,
+    *,
     class_names: Sequence[str] | None = None,
     config: DataConfig | None = None,
 ) -> Data:

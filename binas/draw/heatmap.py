@@ -28,6 +28,7 @@ def alpha_heatmap(
     probabilities: npt.ArrayLike,
     edges: Sequence[str],
     operations: Sequence[str],
+    *,
     title: str = "",
     numbers: bool = True,
 ) -> npt.NDArray[np.uint8]:

@@ -59,6 +59,7 @@ def train_epoch(
     batches: Iterable[B],
     num_batches: int,
     description: str,
+    *,
     check_interval: int = CHECK_INTERVAL,
 ) -> EpochResult:
     """Trains for an epoch: of a search, a retraining, a candidate, or a network that candidates share.
@@ -72,7 +73,7 @@ def train_epoch(
     """
     for module in step.trained:
         module.train()
-    result = run_epoch(batches, num_batches, step.step, description, check_interval)
+    result = run_epoch(batches, num_batches, step.step, description, check_interval=check_interval)
     settle(*step.trained)
     for module in step.trained:
         check_weights(module, description)
@@ -84,6 +85,7 @@ def run_epoch(
     num_batches: int,
     step: Callable[[B], tuple[int, Mapping[str, Tensor]]],
     description: str,
+    *,
     check_interval: int = CHECK_INTERVAL,
     in_step: bool = True,
 ) -> EpochResult:

@@ -33,6 +33,7 @@ class Update:
         optimizer: torch.optim.Optimizer,
         modules: Iterable[nn.Module],
         precision: MixedPrecision,
+        *,
         micro_batch: int | None = None,
         capture: Literal["off", "cuda_graphs", "compile"] = "off",
         clipped: Callable[[], Iterable[nn.Parameter]] = tuple,

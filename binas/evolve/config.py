@@ -289,6 +289,8 @@ class EvolveConfig(Config):
         ):
             if getattr(value.stage, key) is not None:
                 raise ValueError(f"stage.{key}: a shared network's training has none")
+        if value.stage.parts:
+            raise ValueError("stage.parts: a shared network's training has none")
         if value.micro_batch == "auto":
             raise ValueError("micro_batch: give a number; a shared network's training measures no memory")
         if value.stage.optimizer.name == "bop":

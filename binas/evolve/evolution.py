@@ -93,7 +93,7 @@ class Evolution:
                     self._violations,
                     self.largest_cost,
                     self.config.lease_seconds,
-                    _Log(log, self.problem, self.largest_cost),
+                    seen=_Log(log, self.problem, self.largest_cost),
                 )
                 own = worker.run()
             say(f"all candidates are evaluated, {own} of them here")
@@ -119,7 +119,14 @@ class Evolution:
             return sum(max(value, 0.0) for value in self._violations(genome).values())
 
         references = self.problem.references if evolve.references else {}
-        sampler = EvolutionSampler(self.problem.space, evolve, self.seed, excess, references, self._budget)
+        sampler = EvolutionSampler(
+            self.problem.space,
+            evolve,
+            self.seed,
+            violation=excess,
+            references=references,
+            budget=self._budget,
+        )
         settings = {**self.identity, "limits": dict(self.identity["limits"])}
         settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.words()
         settings["images"] = self.data.split_hashes
@@ -128,7 +135,7 @@ class Evolution:
             entry = settings["limits"][name]
             if isinstance(entry, dict) and "table" in entry and "hash" in about:
                 settings["limits"][name] = {**entry, "table": about["hash"]}
-        return join_study(shared, self.study_name, sampler, settings, self.read)
+        return join_study(shared, self.study_name, sampler, settings, read=self.read)
 
     def _violations(self, genome: tuple[int, ...]) -> dict[str, float]:
         """By how much, as a part of the limit, a genome exceeds each limit; at most 0 where it keeps it."""

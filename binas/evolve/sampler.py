@@ -56,6 +56,7 @@ class EvolutionSampler(BaseGASampler):
         space: GenomeSpace,
         config: EvolveConfig,
         seed: int,
+        *,
         violation: Violation | None = None,
         references: Mapping[str, Genome] | None = None,
         budget: float | None = None,

@@ -68,7 +68,14 @@ def network_of(
     space = genotype_space(genotype)
     changes = {key: getattr(options, key) for key in ("num_cells", "init_channels", "stem")}
     settings = type(space.network).model_validate({**space.network.model_dump(), **changes})
-    return kind(genotype, task.in_channels, task.num_classes, settings, task.binarizations, task.auxiliary)
+    return kind(
+        genotype,
+        task.in_channels,
+        task.num_classes,
+        settings=settings,
+        binarizations=task.binarizations,
+        auxiliary=task.auxiliary,
+    )
 
 
 def bnas(options: BnasOptions, task: Task) -> nn.Module:

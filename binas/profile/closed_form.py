@@ -68,8 +68,8 @@ def profile_genotype(
             genotype,
             in_channels,
             num_classes,
-            settings,
-            (binarization or space.binarization,),
+            settings=settings,
+            binarizations=(binarization or space.binarization,),
             layers=(rules,),
         )
         set_precision(network, binarize_activations, binarize_weights)

@@ -29,6 +29,7 @@ def profile_inverted(
     in_channels: int,
     image_size: tuple[int, int],
     num_classes: int,
+    *,
     binarization: Binarization = BINARIZATION,
 ) -> Profile:
     """The profile of the network with these options in the precision that they say.

@@ -29,6 +29,7 @@ def collapse_warnings(
     entropy: float,
     largest_entropy: float,
     limits: Collapse,
+    *,
     kind_of: Callable[[str], Kind] = operation_kind,
 ) -> list[str]:
     """A sentence for every sign of collapse.

@@ -127,8 +127,8 @@ class StepMemory:
             state.alpha_optimizer,
             ordinary,
             self.temperatures,
-            (Diversity(),),
-            options,
+            regularizers=(Diversity(),),
+            options=options,
         )
         before = state.supernet.checkpoint_cells
         state.supernet.train()

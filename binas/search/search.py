@@ -71,6 +71,7 @@ class Search:
         space: AnySpace,
         config: SearchConfig,
         data: Data,
+        *,
         seed: int,
         device: torch.device,
         plugins: tuple[PluginRecord, ...] = (),
@@ -135,7 +136,7 @@ class Search:
             self.device,
             data.mean,
             data.std,
-            data.config.augmentation,
+            augmentation=data.config.augmentation,
             drop_last=len(images) > size,
             on_device=self.config.acceleration.data_on_device,
             part=(rank(), num_ranks()),
@@ -184,7 +185,7 @@ class Search:
             self._batches(epoch),
             len(self.train_batches),
             description,
-            self.config.acceleration.check_interval,
+            check_interval=self.config.acceleration.check_interval,
         )
         watch.add()
         state.epoch += 1
@@ -212,7 +213,10 @@ class Search:
         structure = self.strategy.end_epoch(epoch)
         if structure is not None:
             state = self.builder.restructured(
-                state, structure.candidates, structure.num_cells, structure.reset_alphas
+                state,
+                structure.candidates,
+                num_cells=structure.num_cells,
+                reset_alphas=structure.reset_alphas,
             )
             self.strategy.start(state)
             say(f"{structure.reason}: {_structure_words(state)}")
@@ -275,7 +279,9 @@ class Search:
         if strategy.trains(epoch) != "weights" and strategy.state is not None:
             largest = largest_entropy(strategy.state.supernet.candidates)
             limits = self.config.collapse
-            for warning in collapse_warnings(genotype, entropy, largest, limits, self.setting.cells.kind_of):
+            for warning in collapse_warnings(
+                genotype, entropy, largest, limits, kind_of=self.setting.cells.kind_of
+            ):
                 warn(warning)
 
     def _decide(self, state: SearchState | None, folder: RunFolder | None) -> AnyGenotype:

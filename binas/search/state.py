@@ -124,12 +124,13 @@ class Builder:
     def edited(self, state: SearchState, edit: Edit, temperatures: Mapping[str, float]) -> SearchState:
         """The state after the structural edit at the end of a phase; see `restructured`."""
         candidates = kept_candidates(state, edit.operations_per_edge, temperatures)
-        return self.restructured(state, candidates, edit.num_cells, edit.reset_alphas)
+        return self.restructured(state, candidates, num_cells=edit.num_cells, reset_alphas=edit.reset_alphas)
 
     def restructured(
         self,
         state: SearchState,
         candidates: Candidates,
+        *,
         num_cells: int | None = None,
         reset_alphas: bool = False,
     ) -> SearchState:
@@ -158,7 +159,9 @@ class Builder:
 
     def _state(self, candidates: Candidates, settings: NetworkSettings, purpose: str) -> SearchState:
         seed_everything(self.seed, "supernet", purpose)
-        supernet = Supernet(self.space, self.in_channels, self.num_classes, candidates, settings)
+        supernet = Supernet(
+            self.space, self.in_channels, self.num_classes, candidates=candidates, settings=settings
+        )
         set_precision(supernet, self.config.binarize_activations, self.config.binarize_weights)
         alphas = Alphas(self.space, candidates, generator("cpu", self.seed, "alphas", purpose))
         supernet, alphas = supernet.to(self.device), alphas.to(self.device)

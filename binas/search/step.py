@@ -80,6 +80,7 @@ class BilevelStep:
         alpha_optimizer: torch.optim.Optimizer,
         config: SearchConfig,
         temperatures: Mapping[str, float],
+        *,
         regularizers: Sequence[Regularizer] = (),
         options: StepOptions | None = None,
     ) -> None:
@@ -97,18 +98,18 @@ class BilevelStep:
             alpha_optimizer,
             [supernet],
             self.options.alpha_precision,
-            self.options.micro_batch,
-            capture,
+            micro_batch=self.options.micro_batch,
+            capture=capture,
         )
         self._weight_update = Update(
             self.weight_forward,
             weight_optimizer,
             [supernet],
             self.options.weight_precision,
-            self.options.micro_batch,
-            capture,
-            supernet.parameters,
-            config.clip_grad_norm,
+            micro_batch=self.options.micro_batch,
+            capture=capture,
+            clipped=supernet.parameters,
+            clip_grad_norm=config.clip_grad_norm,
         )
 
     def alpha_step(self, batch: Batch) -> dict[str, Tensor]:

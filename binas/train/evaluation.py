@@ -23,6 +23,7 @@ def evaluate_checkpoint(
     path: Path,
     split: str,
     device: torch.device,
+    *,
     plugins: tuple[PluginRecord, ...] = (),
     root: Path | None = None,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def evaluate_ensemble(
     paths: Sequence[Path],
     split: str,
     device: torch.device,
+    *,
     plugins: tuple[PluginRecord, ...] = (),
     root: Path | None = None,
 ) -> dict[str, Any]:

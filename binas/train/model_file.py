@@ -111,10 +111,10 @@ class ModelStructure(Config):
             self.read_genotype(),
             self.in_channels,
             self.num_classes,
-            self.settings,
-            self.binarizations,
-            self.auxiliary,
-            self.layers,
+            settings=self.settings,
+            binarizations=self.binarizations,
+            auxiliary=self.auxiliary,
+            layers=self.layers,
         )
 
     def _published_network(self, model: ModelChoice) -> nn.Module:

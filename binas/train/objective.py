@@ -1,4 +1,4 @@
-"""What a stage minimises: the labels' loss, a teacher's, and the terms that are added to them."""
+"""What a stage minimises: the labels' loss, or a teacher's, and what its parts add."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from binas.errors import UserError
-from binas.train.parts.compactness import Centres, centred_layer
-from binas.train.parts.distillation import divergence, soft_cross_entropy, transfer_loss
-from binas.train.parts.regularizer import batch_norm_penalty
-from binas.train.parts.teacher import Teacher, file_digests
-from binas.train.parts.watch import Watch
+from binas.plugins import PluginRecord
+from binas.train.model_file import ModelStructure
+from binas.train.parts.base import StagePart, StageSetting
+from binas.train.parts.building import parts_of
 from binas.train.stage import StageConfig
 
 
@@ -24,83 +23,82 @@ class Objective:
         stage: its settings.
         network: what is trained; inner outputs that the loss needs are caught while it runs.
         num_classes: classes.
-        teacher: of the stage, if it has one.
+        structure: what the network is built from, for a teacher; None: there is none.
+        plugins: those that are loaded.
+        parts: of the stage, where they were made before; None: they are made here.
     """
 
     def __init__(
-        self, stage: StageConfig, network: nn.Module, num_classes: int, teacher: Teacher | None = None
+        self,
+        stage: StageConfig,
+        network: nn.Module,
+        num_classes: int,
+        *,
+        structure: ModelStructure | None = None,
+        plugins: tuple[PluginRecord, ...] = (),
+        parts: Mapping[str, StagePart] | None = None,
     ) -> None:
-        self.stage, self.network, self.teacher = stage, network, teacher
+        self.stage, self.network = stage, network
+        self.parts = dict(parts_of(stage) if parts is None else parts)
+        setting = StageSetting(network, num_classes, stage.loss, structure, plugins)
         self.trained = nn.ModuleDict()
         """What is trained or remembered beside the network, and stored in the checkpoint."""
-        if teacher is not None and teacher.is_trained:
-            self.trained["teacher"] = teacher.network
-        self.teacher_files = file_digests(stage.teacher)
-        self._centred = ""
-        inputs = []
-        if stage.compactness is not None:
-            self._centred, length = centred_layer(network, stage.compactness)
-            device = next(network.parameters()).device
-            self.trained["centres"] = Centres(num_classes, length, stage.compactness).to(device)
-            inputs = [self._centred]
-        features = teacher.config.features if teacher is not None else None
-        self._features = features
-        names = [] if features is None else list(features.layers)
-        self._watches = (
-            Watch(network, names, "teacher.features.layers"),
-            Watch(network, inputs, "compactness.layer", inputs=True),
-        )
+        for part in self.parts.values():
+            part.start(setting)
+            self.trained.update(part.modules())
+        self.files = [digest for part in self.parts.values() for digest in getattr(part, "files", ())]
+        """What a resumed run knows files by that parts have read."""
+
+    @property
+    def is_fixed_program(self) -> bool:
+        """Whether each step is the same program."""
+        return all(part.is_fixed_program for part in self.parts.values())
+
+    def begin_epoch(self, epoch: int) -> dict[str, float]:
+        """Prepares an epoch of the stage, from 0; gives figures for the log."""
+        figures = self.stage.begin_epoch(self.network, epoch, self.parts)
+        for part in self.parts.values():
+            figures |= part.begin_epoch(epoch)
+        return figures
 
     def __call__(self, images: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch that the network has just been run on, and the terms it consists of by name."""
-        stage = self.stage
-        inner, entered = (watch.take() for watch in self._watches)
+        loss: Tensor | None = None
         terms: dict[str, Tensor] = {}
-        if self.teacher is None:
-            loss = stage.loss(logits, labels)
-        else:
-            loss, terms = self._taught(images, logits, labels, inner)
-        if stage.compactness is not None:
-            terms["compactness_loss"] = self.trained["centres"](entered[self._centred], labels)
-            loss = loss + terms["compactness_loss"]
-        if stage.weight_regularizer is not None:
-            terms["regularizer_loss"] = stage.weight_regularizer(self.network)
-            loss = loss + terms["regularizer_loss"]
-        if stage.batch_norm_sparsity is not None:
-            terms["sparsity_loss"] = stage.batch_norm_sparsity * batch_norm_penalty(self.network)
-            loss = loss + terms["sparsity_loss"]
+        if not any(part.teaches for part in self.parts.values()):
+            loss = self.stage.loss(logits, labels)
+        for part in self.parts.values():
+            found = part.loss(images, logits, labels)
+            if found is not None:
+                added, told = found
+                loss = added if loss is None else loss + added
+                terms.update(told)
+        assert loss is not None
         return loss, terms
 
-    def _taught(
-        self, images: Tensor, logits: Tensor, labels: Tensor, inner: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.teacher is not None
-        config = self.teacher.config
-        answers, their_inner = self.teacher(images)
-        terms: dict[str, Tensor] = {}
-        if config.mode == "distribution":
-            loss = terms["teacher_loss"] = divergence(logits, answers, config.temperature)
-        elif config.mode == "features":
-            loss = terms["label_loss"] = self.stage.loss(logits, labels)
-        else:
-            terms["label_loss"] = self.stage.loss(logits, labels)
-            terms["teacher_loss"] = soft_cross_entropy(logits, answers, config.temperature)
-            loss = config.label_weight * terms["label_loss"] + config.soft_weight * terms["teacher_loss"]
-            if config.mode == "joint":
-                terms["teachers_own_loss"] = self.stage.loss(answers, labels)
-                loss = loss + config.teacher_weight * terms["teachers_own_loss"]
-        if self._features is not None:
-            terms["feature_loss"] = transfer_loss(inner, their_inner, self._features)
-            loss = loss + terms["feature_loss"]
-        return loss, terms
+    def after_step(self) -> None:
+        """Follows an update of the weights."""
+        for part in self.parts.values():
+            part.after_step()
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained beside the network, by name."""
         return {name: p for name, p in self.trained.named_parameters() if p.requires_grad}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint stores: what is trained or remembered, and which files the teacher is."""
-        return {"tensors": self.trained.state_dict(), "teacher_files": self.teacher_files}
+        """What a checkpoint stores: what is trained or remembered, and which files parts have read."""
+        own = self.own_states()
+        found = {"tensors": self.trained.state_dict(), "teacher_files": self.files}
+        return {**found, "parts": own} if own else found
+
+    def own_states(self) -> dict[str, dict[str, Any]]:
+        """What parts need to go on beside tensors, of those that need any."""
+        return {name: state for name, part in self.parts.items() if (state := part.state_dict())}
+
+    def load_own_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Takes what `own_states` gave."""
+        for name, state in states.items():
+            self.parts[name].load_state_dict(state)
 
     def load(self, state: Mapping[str, Any], path: Path) -> None:
         """What `state` gave, strictly; `path` is for errors.
@@ -108,14 +106,15 @@ class Objective:
         Raises:
             UserError: the teacher's files have changed since.
         """
-        if state.get("teacher_files", []) != self.teacher_files:
+        if state.get("teacher_files", []) != self.files:
             raise UserError(
                 f"{path}: teacher: its files are not those that the stage was started with; put them back, or"
                 " train again"
             )
         self.trained.load_state_dict(state.get("tensors", {}))
+        self.load_own_states(state.get("parts", {}))
 
     def close(self) -> None:
         """Lets the network go; called at the end of the stage."""
-        for watch in self._watches:
-            watch.close()
+        for part in self.parts.values():
+            part.end()

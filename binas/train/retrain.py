@@ -43,7 +43,8 @@ from binas.run.seeds import derive_seed, seed_everything
 from binas.train.flips import flip_ratio, weight_codes
 from binas.train.model_file import KIND, ModelStructure, check_fits, load_weights, read_from
 from binas.train.objective import Objective
-from binas.train.parts.teacher import open_teacher
+from binas.train.parts.base import StagePart
+from binas.train.parts.building import check_parts, parts_of
 from binas.train.positive_share import PositiveShares
 from binas.train.stage import RetrainConfig, StageConfig, different_choices
 from binas.train.stage_memory import StageMemory
@@ -73,8 +74,8 @@ class Retraining:
         data: the images; its test split is not touched.
         seed: of weights, order and augmentation.
         device: where to train.
-        tensorboard: whether to write TensorBoard data too.
         plugins: loaded plug-ins; those that the stages use are recorded in the checkpoint.
+        tensorboard: whether to write TensorBoard data too.
         distributed: how ranks train together, where a launcher has started several.
     Raises:
         UserError: the recipe does not fit the genotype, or a stage's initial checkpoint is missing or of
@@ -86,10 +87,11 @@ class Retraining:
         genotype: AnyGenotype | ModelChoice,
         config: RetrainConfig,
         data: Data,
+        *,
         seed: int,
         device: torch.device,
-        tensorboard: bool = True,
         plugins: tuple[PluginRecord, ...] = (),
+        tensorboard: bool = True,
         distributed: Distributed | None = None,
     ) -> None:
         self.config, self.data, self.seed, self.device = config, data, seed, device
@@ -109,7 +111,8 @@ class Retraining:
             )
         self.precision = config.acceleration.precision(device)
         self.plugins = plugins
-        for stage in self.stages:
+        for place, stage in enumerate(self.stages):
+            check_parts(stage, f"retrain.stages.{place}")
             if stage.starts_from is not None:
                 check_fits(self.network, _initial_weights(stage.starts_from), stage.starts_from)
         train, validation = data.retrain(config.validation_fraction, config.validation_images == "last")
@@ -119,7 +122,7 @@ class Retraining:
             device,
             data.mean,
             data.std,
-            data.config.augmentation,
+            augmentation=data.config.augmentation,
             # a single image has no batch statistics where a layer's output is one pixel
             drop_last=len(train) % config.batch_size == 1 and len(train) > 1,
             on_device=config.acceleration.data_on_device,
@@ -229,11 +232,13 @@ class Retraining:
             carried = f"weights and batch-norm statistics of {stage.starts_from}"
             before = binary_weights(self.network) if _binarizes_alike(stage.starts_from, stage) else {}
         restart_weight_binarizers(self.network, before)
-        if stage.hashing is not None:
+        parts = parts_of(stage)
+        if any(type(part).first_batch is not StagePart.first_batch for part in parts.values()):
             order = derive_seed(self.seed, "order", stage.name, 0)
             images = next(iter(self.train_batches.epoch(order)))[0]
-            carried += f", binary weights of {stage.hashing.apply(self.network, images)} layers hashed"
-        self.objective = self._objective(stage)
+            done = [part.first_batch(self.network, images) for part in parts.values()]
+            carried = ", ".join([carried, *filter(None, done)])
+        self.objective = self._objective(stage, parts)
         take_from_first(self.network, self.objective.trained)
         self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
         say(
@@ -248,7 +253,7 @@ class Retraining:
         seed_everything(self.seed, "retrain", stage.name, position.epoch)
         set_progress(self.network, position.epoch / stage.epochs)
         before = binary_weights(self.network)
-        binary = stage.begin_epoch(self.network, position.epoch)
+        binary = self.objective.begin_epoch(position.epoch)
         restart_weight_binarizers(self.network, before)
         codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
@@ -259,9 +264,9 @@ class Retraining:
             self.config,
             position.epoch,
             len(self.train_batches),
-            self.objective,
-            self.position.micro_batch,
-            self.precision,
+            objective=self.objective,
+            micro_batch=self.position.micro_batch,
+            precision=self.precision,
         )
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
         result = train_epoch(
@@ -269,7 +274,7 @@ class Retraining:
             self.train_batches.epoch(order),
             len(self.train_batches),
             description,
-            self.config.acceleration.check_interval,
+            check_interval=self.config.acceleration.check_interval,
         )
         check_replicas(self.network, f"{description}: the weights")
         values = {f"train_{name}": value for name, value in result.means.items()}
@@ -349,12 +354,16 @@ class Retraining:
         network = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         return network | ({} if self.objective is None else self.objective.named_parameters())
 
-    def _objective(self, stage: StageConfig) -> Objective:
-        teacher = None
-        if stage.teacher is not None:
-            seed_everything(self.seed, "teacher", stage.name)
-            teacher = open_teacher(stage.teacher, self.structure, self.plugins, self.device)
-        objective = Objective(stage, self.network, self.structure.num_classes, teacher)
+    def _objective(self, stage: StageConfig, parts: Mapping[str, StagePart] | None = None) -> Objective:
+        seed_everything(self.seed, "teacher", stage.name)
+        objective = Objective(
+            stage,
+            self.network,
+            self.structure.num_classes,
+            structure=self.structure,
+            plugins=self.plugins,
+            parts=parts,
+        )
         synchronise(objective.trained, self.sync_batch_norm)
         return objective
 

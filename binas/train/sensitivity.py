@@ -60,6 +60,7 @@ def measure_file(
     parts: Sequence[str],
     num_images: int,
     device: torch.device,
+    *,
     plugins: tuple[PluginRecord, ...] = (),
     root: Path | None = None,
 ) -> tuple[list[Sensitivity], ModelStructure]:

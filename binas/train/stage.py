@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import MicroBatch
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.models import ModelChoice
+from binas.train.parts.base import StagePart, StagePartChoice
 from binas.train.parts.compactness import Compactness
 from binas.train.parts.distillation import TeacherConfig
 from binas.train.parts.hashing import HashingStart
@@ -71,6 +72,8 @@ class StageConfig(Config):
     """Layers become binary one after another."""
     portions: Portions | None = None
     """Weights become powers of two portion by portion (weight: {name: inq})."""
+    parts: tuple[StagePartChoice, ...] = ()
+    """Parts of your own by name, each with its options, as binas methods lists them."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> StageConfig:
@@ -81,6 +84,9 @@ class StageConfig(Config):
                 f"real_activation: {self.real_activation} stands in place of the sign, and this stage has the"
                 " sign; set binarize_activations: false, or leave it out"
             )
+        names = [choice.name for choice in self.parts]
+        if len(set(names)) != len(names):
+            raise ValueError(f"parts: {', '.join(names)}: one of them stands twice")
         if self.layerwise is not None and self.hashing is not None:
             raise ValueError("hashing starts layers that are binary from the start; leave layerwise out")
         return self
@@ -91,22 +97,34 @@ class StageConfig(Config):
             model,
             self.binarize_activations,
             self.binarize_weights,
-            self.binarization,
-            self.layers or (),
-            self.real_activation,
+            binarization=self.binarization,
+            layers=self.layers or (),
+            real_activation=self.real_activation,
         )
         set_batch_norm_decay(model, self.batch_norm_decay)
         if self.portions is None:
             Portions.release(model)
 
-    def begin_epoch(self, model: nn.Module, epoch: int) -> dict[str, float]:
-        """Switch on what is binary in an epoch (from 0) of a procedure; gives figures for the log."""
-        figures: dict[str, float] = {}
-        if self.layerwise is not None:
+    def begin_epoch(
+        self, model: nn.Module, epoch: int, parts: Mapping[str, StagePart] | None = None
+    ) -> dict[str, float]:
+        """Switch on what is binary in an epoch, from 0; gives figures for the log.
+
+        Args:
+            parts: of this stage, where they were made before; None: they are made here.
+        """
+        from binas.train.parts.building import parts_of  # which makes them from this stage
+
+        switching = [
+            part
+            for part in (parts_of(self) if parts is None else parts).values()
+            if type(part).precision is not StagePart.precision
+        ]
+        if switching:
             self.apply(model)
-            figures["binary_layers"] = float(len(self.layerwise.apply(model, epoch)))
-        if self.portions is not None:
-            figures["fixed_share"] = self.portions.apply(model, epoch)
+        figures: dict[str, float] = {}
+        for part in switching:
+            figures |= part.precision(model, epoch)
         return figures
 
     @property
@@ -123,9 +141,10 @@ class StageConfig(Config):
         return self.model_copy(update={"binarization": binarization, "layers": layers})
 
     def registered_names(self) -> set[str]:
-        """The names of binarizers that it uses."""
+        """The names of binarizers and parts that it uses."""
         chosen = [self.binarization, *(rule.binarization for rule in self.layers or ())]
-        return {name for one in chosen if one is not None for name in one.registered_names()}
+        names = {name for one in chosen if one is not None for name in one.registered_names()}
+        return names | {choice.name for choice in self.parts}
 
     def precision_words(self) -> str:
         """What is binary, in words."""

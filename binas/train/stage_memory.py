@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class StageMemory:
             config,
             0,
             1,
-            self.objective,
+            objective=self.objective,
             precision=acceleration.precision(self.device),
         )
         self.network.train()
@@ -111,8 +112,10 @@ class StageMemory:
         before = getattr(self.network, "checkpoint_cells", False)
         if isinstance(self.network, Trunk):
             self.network.checkpoint_cells = checkpoint_cells
+        kept = copy.deepcopy(self.objective.own_states())
         try:
             yield stepper.update.backward, modules
         finally:
+            self.objective.load_own_states(kept)
             if isinstance(self.network, Trunk):
                 self.network.checkpoint_cells = before

@@ -42,6 +42,7 @@ class Stepper:
         config: RetrainConfig,
         epoch: int,
         steps_per_epoch: int,
+        *,
         objective: Objective | None = None,
         micro_batch: int | None = None,
         precision: MixedPrecision | None = None,
@@ -59,10 +60,10 @@ class Stepper:
             optimizer,
             self.trained,
             self.precision,
-            micro_batch,
-            capture_choice(config.acceleration.capture, device, self._obstacle()),
-            network.parameters,
-            stage.clip_grad_norm,
+            micro_batch=micro_batch,
+            capture=capture_choice(config.acceleration.capture, device, self._obstacle()),
+            clipped=network.parameters,
+            clip_grad_norm=stage.clip_grad_norm,
         )
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
@@ -75,6 +76,7 @@ class Stepper:
             self.network.drop_rate = self.config.drop_path * progress
         values = self.update(batch)
         after_optimizer_step(self.network, self.stage.weight_clipping)
+        self.objective.after_step()
         self.done += 1
         return len(batch[1]), values
 
@@ -100,7 +102,7 @@ class Stepper:
             return "a step waits for other ranks (distributed.sync_batch_norm)"
         if self.config.drop_path:
             return "the rate of drop-path moves with every step"
-        if self.stage.teacher is not None or self.stage.compactness is not None:
+        if not self.objective.is_fixed_program:
             return "the stage's loss keeps a state of its own"
         binarizers = (
             m for m in self.network.modules() if isinstance(m, ActivationBinarizer | WeightBinarizer)

@@ -283,7 +283,7 @@ def test_candidates_decide_which_modules_exist() -> None:
     candidates = all_candidates(space)
     candidates["normal"][0] = [CONV]
     candidates["reduce"][2] = [ZERO]
-    supernet = Supernet(space, 3, 5, candidates)
+    supernet = Supernet(space, 3, 5, candidates=candidates)
     assert list(supernet.cells[0].edges["edge_2_0"]) == [CONV]
     assert len(supernet.cells[0].edges["edge_2_1"]) == len(space.operations) - 1
     assert len(supernet.cells[1].edges["edge_3_0"]) == 0
@@ -358,7 +358,7 @@ def test_what_is_chosen_for_every_edge_equals_a_space_that_says_so() -> None:
     rule = {"match": "cells.*.edges", "binarization": {"activation": {"name": "approx_sign"}}}
     said = plain.model_copy(update={"space": {**space, "activation": "prelu", "layers": [rule]}})
     settings = NetworkSettings(init_channels=4, num_cells=3)
-    one, two = (Network(genotype, 3, 5, settings).train() for genotype in (chosen, said))
+    one, two = (Network(genotype, 3, 5, settings=settings).train() for genotype in (chosen, said))
     two.load_state_dict(one.state_dict(), strict=True)
     x = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     for network in (one, two):
@@ -377,7 +377,9 @@ def test_a_stage_leaves_a_chosen_estimator_and_changes_the_rest() -> None:
         Binarization(),
         Binarization(activation=BinarizerSpec(name="rsign"), weight=BinarizerSpec(name="react")),
     )
-    network = Network(genotype, 3, 5, NetworkSettings(init_channels=4, num_cells=3), stages)
+    network = Network(
+        genotype, 3, 5, settings=NetworkSettings(init_channels=4, num_cells=3), binarizations=stages
+    )
     set_precision(network, binarization=stages[1])
     found = {
         name.split(".")[2] + name.split(".")[1]: (conv.active_activation, conv.active_weight)

@@ -78,7 +78,7 @@ def problem(
 ):
     """A supernet with perturbed batch-norms, alphas, a batch of images and labels."""
     torch.manual_seed(seed)
-    supernet = Supernet(space, 2, 5, candidates)
+    supernet = Supernet(space, 2, 5, candidates=candidates)
     with torch.no_grad():
         for parameter in supernet.parameters():
             if parameter.dim() == 1:  # scales, shifts and slopes away from their special initial values
@@ -261,7 +261,7 @@ def test_the_two_steps_of_search(updates: bool) -> None:
     supernet, oracle, alphas, x, y = separated_problem(space, "binary", None, (8, 8))
     optimizers = [torch.optim.SGD(module.parameters(), 0.0) for module in (supernet, alphas)]
     config, weight = SearchConfig(alpha_step_updates_batch_norm=updates), diversity_weight(DIVERSITY, TAU, 3)
-    step = BilevelStep(supernet, alphas, *optimizers, config, TEMPERATURES, (Diversity(weight),))
+    step = BilevelStep(supernet, alphas, *optimizers, config, TEMPERATURES, regularizers=(Diversity(weight),))
     expected, gradients = alpha_step(oracle, _values(alphas), x, y, TEMPERATURES, DIVERSITY, 3, TAU, updates)
     assert_near(step.alpha_step((x, y))["alpha_loss"].detach(), torch.tensor(expected), "alpha loss")
     for kind in KINDS:

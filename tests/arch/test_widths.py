@@ -27,7 +27,7 @@ def genotype(space: str, seed: int = 0) -> Genotype:
 def test_closed_form_is_what_runs(space: str, widths: tuple[float, ...]) -> None:
     settings = NetworkSettings(**SIZES, widths=widths)
     found = genotype(space)
-    network = Network(found, 1, 5, settings)
+    network = Network(found, 1, 5, settings=settings)
     executed = profile_module(network, 1, (8, 8))
     closed = profile_genotype(found, 1, (8, 8), 5, settings)
     for key in ("flops", "bops", "ops", "parameters", "bits"):
@@ -42,13 +42,13 @@ def test_equal_widths_change_nothing() -> None:
     outputs = []
     for widths in (None, (1, 1, 1, 1)):
         torch.manual_seed(0)
-        network = Network(found, 3, 5, NetworkSettings(**SIZES, widths=widths)).eval()
+        network = Network(found, 3, 5, settings=NetworkSettings(**SIZES, widths=widths)).eval()
         outputs.append(network(torch.ones(2, 3, 8, 8)))
     assert torch.equal(*outputs)
 
 
 def test_a_network_of_many_widths_learns() -> None:
-    network = Network(genotype("binas"), 1, 3, NetworkSettings(**SIZES, widths=(1, 2, 0.5, 3)))
+    network = Network(genotype("binas"), 1, 3, settings=NetworkSettings(**SIZES, widths=(1, 2, 0.5, 3)))
     loss = network(torch.randn(4, 1, 8, 8)).square().mean()
     loss.backward()
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
@@ -65,6 +65,8 @@ def test_a_width_that_groups_cannot_divide_is_told() -> None:
         found = genotype("bats", seed)
         if any("group" in op for op in found.operations()):
             with pytest.raises(UserError, match="does not divide"):
-                Network(found, 1, 3, NetworkSettings(**SIZES | {"init_channels": 12}, widths=(0.1,) * 4))
+                Network(
+                    found, 1, 3, settings=NetworkSettings(**SIZES | {"init_channels": 12}, widths=(0.1,) * 4)
+                )
             return
     raise AssertionError("no genotype with a group convolution")

@@ -44,7 +44,7 @@ def stage(name: str, weight: str, **more: Any) -> dict[str, Any]:
 def retraining(data: Data, *stages: dict[str, Any]) -> Retraining:
     config = build(RetrainConfig, {"stages": list(stages), "batch_size": 8}, "test")
     genotype = random_genotype(SPACE, random.Random(3))
-    return Retraining(genotype, config, data, 0, torch.device("cpu"), tensorboard=False)
+    return Retraining(genotype, config, data, seed=0, device=torch.device("cpu"), tensorboard=False)
 
 
 def run(work: Retraining, path: Path, *, resume: bool = False) -> None:

@@ -142,9 +142,28 @@ def train(folder: Path, whole_batch: int, retrain: bool = False, sync: bool = Tr
     try:
         if retrain:
             genotype = random_genotype(recipe.space, random.Random(3))
-            parts: Any = Retraining(genotype, settings, data, 0, cpu, False, (), together)
+            parts: Any = Retraining(
+                genotype,
+                settings,
+                data,
+                seed=0,
+                device=cpu,
+                tensorboard=False,
+                plugins=(),
+                distributed=together,
+            )
         else:
-            parts = Search(recipe.space, settings, data, 0, cpu, (), {}, False, together)
+            parts = Search(
+                recipe.space,
+                settings,
+                data,
+                seed=0,
+                device=cpu,
+                plugins=(),
+                provenance={},
+                tensorboard=False,
+                distributed=together,
+            )
         kind, path = ("retrain", folder / "retrain") if retrain else ("search", folder / "search")
         with RunFolder.create(path, kind) if is_first_rank() else RunFolder.follow(path, kind) as run:
             result = in_double(parts).run(run)

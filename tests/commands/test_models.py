@@ -190,7 +190,7 @@ def test_an_imagenet_stem_is_counted_as_it_runs(name: str) -> None:
     changes = {"stem": "imagenet", "num_cells": 3, "init_channels": 24}
     settings = genotype_space(genotype).network.model_copy(update=changes)
     closed = profile_genotype(genotype, 3, (37, 50), 7, settings)
-    executed = profile_module(Network(genotype, 3, 7, settings), 3, (37, 50))
+    executed = profile_module(Network(genotype, 3, 7, settings=settings), 3, (37, 50))
     keys = ("parameters", "bits", "flops", "bops")
     assert {key: closed.to_json()[key] for key in keys} == {key: executed.to_json()[key] for key in keys}
     assert next(layer for layer in closed.layers if layer.name.startswith("stem")).output_shape[1] == 19

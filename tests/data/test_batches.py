@@ -68,9 +68,9 @@ def test_a_shuffled_epoch_holds_every_image_once_beside_its_label():
 
 
 def test_an_epoch_is_repeated_by_its_seed_whatever_happened_before():
-    first = Batches(numbered(40), 8, "cpu", MEAN, STD, EVERYTHING)
+    first = Batches(numbered(40), 8, "cpu", MEAN, STD, augmentation=EVERYTHING)
     expected = collected(first, seed=3)
-    other = Batches(numbered(40), 8, "cpu", MEAN, STD, EVERYTHING)
+    other = Batches(numbered(40), 8, "cpu", MEAN, STD, augmentation=EVERYTHING)
     collected(other, seed=1)
     next(other.epoch(2))
     torch.rand(7)
@@ -82,13 +82,13 @@ def test_an_epoch_is_repeated_by_its_seed_whatever_happened_before():
 
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
-    collected(Batches(numbered(20), 8, "cpu", MEAN, STD, EVERYTHING))
+    collected(Batches(numbered(20), 8, "cpu", MEAN, STD, augmentation=EVERYTHING))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_augmentation_of_an_epoch_is_crop_flip_normalise_cutout():
     image_set = numbered(20)
-    images, labels = collected(Batches(image_set, 6, "cpu", MEAN, STD, EVERYTHING), seed=5)
+    images, labels = collected(Batches(image_set, 6, "cpu", MEAN, STD, augmentation=EVERYTHING), seed=5)
     draws = draw(EVERYTHING, 20, (7, 9), seeded("augmentation", 5))
     moved = flip(crop(image_set.images[labels], draws.offsets, 2), draws.flips)
     expected = cutout(normalised(moved), draws.centres, 3)
@@ -98,7 +98,9 @@ def test_augmentation_of_an_epoch_is_crop_flip_normalise_cutout():
 def test_two_equal_images_of_a_batch_get_their_own_draw():
     image = numbered(1).images.expand(16, -1, -1, -1)
     for augmentation in (Augmentation(crop_padding=2), Augmentation(flip=True), Augmentation(cutout=3)):
-        batches = Batches(ImageSet(image, torch.zeros(16).long()), 16, "cpu", MEAN, STD, augmentation)
+        batches = Batches(
+            ImageSet(image, torch.zeros(16).long()), 16, "cpu", MEAN, STD, augmentation=augmentation
+        )
         images, _ = collected(batches)
         assert len({tuple(one.flatten().tolist()) for one in images}) > 1
 
@@ -116,9 +118,9 @@ def streamed(folder, image_set, num_workers):
 def test_files_give_the_same_batches_as_memory(tmp_path, num_workers):
     image_set = numbered(20)
     files = streamed(tmp_path / "images", image_set, num_workers)
-    expected = collected(Batches(image_set, 6, "cpu", MEAN, STD, EVERYTHING), seed=2)
+    expected = collected(Batches(image_set, 6, "cpu", MEAN, STD, augmentation=EVERYTHING), seed=2)
     before = torch.get_rng_state()
-    found = collected(Batches(files, 6, "cpu", MEAN, STD, EVERYTHING), seed=2)
+    found = collected(Batches(files, 6, "cpu", MEAN, STD, augmentation=EVERYTHING), seed=2)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
     assert torch.equal(torch.get_rng_state(), before)
@@ -155,8 +157,8 @@ def test_a_batch_size_of_zero_is_refused():
 
 @pytest.mark.gpu
 def test_the_gpu_gets_the_batches_of_the_cpu():
-    expected = collected(Batches(numbered(20), 6, "cpu", MEAN, STD, EVERYTHING), seed=2)
-    images, labels = collected(Batches(numbered(20), 6, "cuda", MEAN, STD, EVERYTHING), seed=2)
+    expected = collected(Batches(numbered(20), 6, "cpu", MEAN, STD, augmentation=EVERYTHING), seed=2)
+    images, labels = collected(Batches(numbered(20), 6, "cuda", MEAN, STD, augmentation=EVERYTHING), seed=2)
     assert images.is_cuda and labels.is_cuda
     torch.testing.assert_close(images.cpu(), expected[0], atol=1e-6, rtol=1e-6)
     assert torch.equal(labels.cpu(), expected[1])

@@ -299,7 +299,9 @@ def test_drawing_opens_no_window_and_leaves_no_state() -> None:
 def test_heat_map_is_dark_where_probability_is_high() -> None:
     probabilities = np.full((3, 4), 0.0)
     probabilities[[0, 1, 2], [1, 2, 3]] = 1.0
-    picture = alpha_heatmap(probabilities, ["0 → 2", "1 → 2", "0 → 3"], list(OPERATIONS[:4]), "Normal cell")
+    picture = alpha_heatmap(
+        probabilities, ["0 → 2", "1 → 2", "0 → 3"], list(OPERATIONS[:4]), title="Normal cell"
+    )
     assert picture.dtype == np.uint8
     dark = (picture.astype(int).sum(axis=2) < 200) & (picture[..., 2] > 80)
     rows, columns = np.nonzero(dark)

@@ -59,8 +59,8 @@ def state_and_step(
         state.alpha_optimizer,
         settings,
         FLAT,
-        (Diversity(1.0),),
-        StepOptions(
+        regularizers=(Diversity(1.0),),
+        options=StepOptions(
             micro_batch=micro_batch,
             weight_precision=state.weight_precision,
             alpha_precision=state.alpha_precision,
@@ -290,7 +290,7 @@ def test_losses_are_read_once_an_interval(interval: int, monkeypatch: pytest.Mon
         monkeypatch.setattr(Tensor, name, lambda self, *_: pytest.fail("the loop waited"))
     monkeypatch.setattr(Tensor, "tolist", tolist)
     values = {"loss": torch.tensor(2.0), "accuracy": torch.tensor(0.5)}
-    result = run_epoch(range(12), 12, lambda _: (1, values), "test", interval)
+    result = run_epoch(range(12), 12, lambda _: (1, values), "test", check_interval=interval)
     assert reads[0] == 1 + sum(step % interval == 0 or step == 1 for step in range(1, 13))
     assert result.means == {"loss": 2.0, "accuracy": 0.5}
 
@@ -403,7 +403,7 @@ def test_captured_steps_give_what_ordinary_ones_give(capture: str) -> None:
             state.alpha_optimizer,
             settings,
             FLAT,
-            (Diversity(1.0),),
+            regularizers=(Diversity(1.0),),
         )
         for _ in range(5):
             values = step.alpha_step(batch("cuda")) | step.weight_step(batch("cuda"))

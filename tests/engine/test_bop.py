@@ -48,7 +48,12 @@ def data() -> Data:
 def retraining(data: Data, *stages: dict[str, Any]) -> Retraining:
     config = build(RetrainConfig, {"stages": list(stages), "batch_size": 8}, "test")
     return Retraining(
-        random_genotype(SPACE, random.Random(3)), config, data, 0, torch.device("cpu"), tensorboard=False
+        random_genotype(SPACE, random.Random(3)),
+        config,
+        data,
+        seed=0,
+        device=torch.device("cpu"),
+        tensorboard=False,
     )
 
 

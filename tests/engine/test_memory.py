@@ -69,8 +69,8 @@ def bilevel(state: SearchState, settings: SearchConfig, diversity: float = 1.0, 
         state.alpha_optimizer,
         settings,
         FLAT,
-        (Diversity(diversity),),
-        StepOptions(**more),
+        regularizers=(Diversity(diversity),),
+        options=StepOptions(**more),
     )
 
 
@@ -333,7 +333,7 @@ def test_a_single_path_costs_what_one_operation_on_each_edge_costs() -> None:
     images, labels = batch(32)
     costs = []
     for candidates, drawn in ((None, None), (None, mix.paths), (only, None)):
-        supernet = Supernet(chosen, 1, 3, candidates).train()
+        supernet = Supernet(chosen, 1, 3, candidates=candidates).train()
 
         def work(supernet: Supernet = supernet, drawn: Any = drawn) -> None:
             F.cross_entropy(supernet(images, mix.weights, drawn), labels).backward()
@@ -637,7 +637,9 @@ def retraining(**more: Any) -> Retraining:
     mapping = {"batch_size": 8, "validation_fraction": 0.25, "stages": stages, **more}
     settings = build(RetrainConfig, mapping, "test")
     data = open_data(DataConfig(name="synthetic", images_per_class=16, num_classes=3))
-    return Retraining(random_genotype(chosen, random.Random(0)), settings, data, 0, CPU, tensorboard=False)
+    return Retraining(
+        random_genotype(chosen, random.Random(0)), settings, data, seed=0, device=CPU, tensorboard=False
+    )
 
 
 def trained(tmp_path: Path, **more: Any) -> dict[str, Tensor]:

@@ -221,8 +221,8 @@ def test_a_silent_worker_elsewhere_loses_its_candidate_and_cannot_hand_it_in(
     name = f"silent_{tmp_path.name}"
     shared = opened(storage, name)
     study = study_in(shared, name, evaluations=1)
-    silent = Leases(study, shared.lock, 0.4, "silent")
-    other = Leases(study, shared.lock, 0.4, "other")
+    silent = Leases(study, shared.lock, 0.4, worker="silent")
+    other = Leases(study, shared.lock, 0.4, worker="other")
     held = silent.take()
     assert held is not None
     held.set_user_attr(OWNER_KEY, {**study.trials[0].user_attrs[OWNER_KEY], "host": "another"})

@@ -109,7 +109,7 @@ def test_closed_form_and_executed_have_the_same_signatures() -> None:
     genotype = read_genotype(find_file("bnas_latest_cell", "genotypes"), OPS)
     settings = NetworkSettings(num_cells=4, init_channels=6, widths=(1, 2, 0.5, 1))
     closed = profile_genotype(genotype, 1, (9, 7), 3, settings)
-    run = profile_module(Network(genotype, 1, 3, settings), 1, (9, 7))
+    run = profile_module(Network(genotype, 1, 3, settings=settings), 1, (9, 7))
     told = sorted(words for words, _ in signatures(closed.layers))
     assert told == sorted(words for words, _ in signatures(run.layers))
     assert any("dilation 2" in words for words in told) and any("/2 " in words for words in told)

@@ -176,7 +176,7 @@ def test_space_loads_and_its_network_runs(name: str) -> None:
     assert parse_genotype(genotype.to_json(), name).hash() == genotype.hash()
     small = {"init_channels": 12, "num_cells": 3}
     settings = space.network.model_copy(update=small) if isinstance(space, SearchSpace) else None
-    network = genotype_network(genotype, 3, 4, settings).eval()
+    network = genotype_network(genotype, 3, 4, settings=settings).eval()
     with torch.no_grad():
         assert network(torch.zeros(1, 3, 9, 7)).shape == (1, 4)
 

@@ -78,7 +78,7 @@ def test_names_that_lead_elsewhere(name: str) -> None:
 
 def test_a_recipe_starts_from_what_a_genotype_recorded() -> None:
     start = {"name": "searched", "seed": 7, "search": {"batch_size": 3}}
-    recipe = load_recipe(None, {"seed": 8}, start)
+    recipe = load_recipe(None, {"seed": 8}, start=start)
     assert (recipe.name, recipe.seed, recipe.search.batch_size) == ("searched", 8, 3)
     with pytest.raises(UserError, match="unknown key 'sed'"):
-        load_recipe(None, {}, {"sed": 1})
+        load_recipe(None, {}, start={"sed": 1})

@@ -138,7 +138,9 @@ def test_a_supernet_goes_on_bit_for_bit(batches: Batches, tmp_path: Path) -> Non
         torch.manual_seed(0)
         settings = SupernetSettings(3, OptimizerConfig(learning_rate=5e-3), Curve(), F.cross_entropy)
         supernet = path_supernet(SPACE, 1, 4)
-        return SupernetTraining(supernet, settings, lambda g: FairDraw(SPACE, g), batches, 0, {"a": 1}, file)
+        return SupernetTraining(
+            supernet, settings, lambda g: FairDraw(SPACE, g), batches, 0, {"a": 1}, file=file
+        )
 
     whole = training(None)
     losses = [whole.train_epoch().means["loss"] for _ in range(3)]
@@ -148,7 +150,7 @@ def test_a_supernet_goes_on_bit_for_bit(batches: Batches, tmp_path: Path) -> Non
     assert again == losses
     with pytest.raises(UserError, match="is the supernet of another search"):
         SupernetTraining(
-            whole.supernet, whole.settings, whole.draw, batches, 0, {"a": 2}, tmp_path / "supernet.pt"
+            whole.supernet, whole.settings, whole.draw, batches, 0, {"a": 2}, file=tmp_path / "supernet.pt"
         )
 
 

@@ -58,7 +58,7 @@ def bilevel(state: SearchState, settings: SearchConfig, diversity: float = 0.0) 
         state.alpha_optimizer,
         settings,
         FLAT,
-        (Diversity(diversity),),
+        regularizers=(Diversity(diversity),),
     )
 
 
@@ -81,7 +81,7 @@ def run(search: Search, path: Path) -> Genotype:
 
 
 def search(data: Data, settings: SearchConfig, **more: Any) -> Search:
-    return Search(SPACE, settings, data, 0, torch.device("cpu"), tensorboard=False, **more)
+    return Search(SPACE, settings, data, seed=0, device=torch.device("cpu"), tensorboard=False, **more)
 
 
 def test_the_alpha_step_leaves_weights_and_statistics_alone() -> None:
@@ -339,7 +339,9 @@ def test_a_rigged_search_says_that_it_collapsed(
 
 def test_random_genotypes_come_from_the_seed(data: Data, tmp_path: Path) -> None:
     texts = [run(search(data, config(strategy="random")), tmp_path / name).to_json() for name in "ab"]
-    other = Search(SPACE, config(strategy="random"), data, 1, torch.device("cpu"), tensorboard=False)
+    other = Search(
+        SPACE, config(strategy="random"), data, seed=1, device=torch.device("cpu"), tensorboard=False
+    )
     assert texts[0] == texts[1] != run(other, tmp_path / "c").to_json()
     assert all(edge["op"] in OPS and edge["op"] != "zeroise" for edge in json.loads(texts[0])["normal"])
 

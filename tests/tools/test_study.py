@@ -228,7 +228,7 @@ def train(tmp_path: Path, **retrain: Any) -> Path:
     choice = ModelChoice.model_validate({"name": "mlp", "hidden": [16, 16]})
     data = open_data(DataConfig(name="digits", subset=200))
     with RunFolder.create(tmp_path / "run", "retrain") as folder:
-        Retraining(choice, config, data, 0, torch.device("cpu"), False).run(folder)
+        Retraining(choice, config, data, seed=0, device=torch.device("cpu"), tensorboard=False).run(folder)
     return tmp_path / "run"
 
 

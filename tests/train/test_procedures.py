@@ -47,7 +47,7 @@ def data() -> Data:
 def retraining(data: Data, *stages: dict[str, Any], space: Any = SPACE, **more: Any) -> Retraining:
     config = build(RetrainConfig, {"stages": list(stages), "batch_size": 8, **more}, "test")
     genotype = random_genotype(space, random.Random(3))
-    return Retraining(genotype, config, data, 0, torch.device("cpu"), tensorboard=False)
+    return Retraining(genotype, config, data, seed=0, device=torch.device("cpu"), tensorboard=False)
 
 
 def run(work: Retraining, path: Path) -> dict[str, Any]:
@@ -372,7 +372,7 @@ def real_network(seed: int) -> Retraining:
         "test",
     )
     genotype = random_genotype(load_space(WIDE), random.Random(seed))
-    work = Retraining(genotype, config, few, seed, torch.device("cpu"), tensorboard=False)
+    work = Retraining(genotype, config, few, seed=seed, device=torch.device("cpu"), tensorboard=False)
     torch.manual_seed(seed)
     for module in work.network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -457,7 +457,7 @@ def test_what_cannot_be_squeezed_is_told(data: Data, tmp_path: Path) -> None:
         if "binary_group_conv_3x3" in genotype.pruned().operations()
     )
     config = build(RetrainConfig, {"stages": [{"name": "s"}]}, "test")
-    grouped = Retraining(genotype, config, data, 0, torch.device("cpu"), tensorboard=False)
+    grouped = Retraining(genotype, config, data, seed=0, device=torch.device("cpu"), tensorboard=False)
     with pytest.raises(UserError, match="group convolution with a fixed number of groups"):
         squeezed(grouped.network, grouped.structure, 4)
     with pytest.raises(UserError, match="published one"):

@@ -65,7 +65,7 @@ def test_cells_pass_it_on() -> None:
     space = load_space("binas")
     genotype = random_genotype(space, random.Random(1))
     network = Network(
-        genotype, 3, 4, space.network.model_copy(update={"init_channels": 4, "num_cells": 3})
+        genotype, 3, 4, settings=space.network.model_copy(update={"init_channels": 4, "num_cells": 3})
     ).eval()
     x = torch.randn(2, 3, 8, 8)
     set_precision(network, False, False)

@@ -43,7 +43,7 @@ def data() -> Data:
 def retraining(data: Data, *stages: dict[str, Any], **more: Any) -> Retraining:
     config = build(RetrainConfig, {"stages": list(stages), "batch_size": 8, **more}, "test")
     genotype = random_genotype(SPACE, random.Random(3))
-    return Retraining(genotype, config, data, 0, torch.device("cpu"), tensorboard=False)
+    return Retraining(genotype, config, data, seed=0, device=torch.device("cpu"), tensorboard=False)
 
 
 def run(work: Retraining, path: Path) -> dict[str, Any]:

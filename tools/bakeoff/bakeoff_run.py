@@ -191,7 +191,7 @@ def _retraining(entry: Mapping[str, Any], config: RetrainConfig, images: Data, s
         register_models(small_network, {MODEL: WidthOptions()}, Binarization(), "the network of the bake-off")
     options = {key: entry[key] for key in ("real", "width") if key in entry}
     choice = ModelChoice.model_validate({"name": MODEL, **options})
-    retraining = Retraining(choice, config, images, seed, CPU, tensorboard=False)
+    retraining = Retraining(choice, config, images, seed=seed, device=CPU, tensorboard=False)
     if entry.get("frozen"):
         for _, conv in binary_convolutions(retraining.network):
             if list(conv.weight_binarizer.parameters()) or list(conv.activation_binarizer.parameters()):

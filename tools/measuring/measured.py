@@ -127,7 +127,9 @@ def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dic
     log = folder.with_name(f"{folder.name}.log")
     data, start = opened(recipe.data), time.process_time()
     with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        retraining = Retraining(what, recipe.retrain, data, recipe.seed, device, False)
+        retraining = Retraining(
+            what, recipe.retrain, data, seed=recipe.seed, device=device, tensorboard=False
+        )
         with RunFolder.create(folder, "retrain") as run:
             reached = retraining.run(run)
             network, structure, _ = load_model(run.checkpoint, ())

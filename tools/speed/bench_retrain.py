@@ -121,7 +121,7 @@ def _images_per_second(options: argparse.Namespace) -> int:
     images = torch.randint(256, (PIPELINE_IMAGES, 3, 32, 32), dtype=torch.uint8)
     image_set = ImageSet(images, torch.zeros(PIPELINE_IMAGES, dtype=torch.int64))
     augmentation = Augmentation(crop_padding=4, flip=True, cutout=16)
-    batches = Batches(image_set, 64, "cpu", (0.5,) * 3, (0.2,) * 3, augmentation)
+    batches = Batches(image_set, 64, "cpu", (0.5,) * 3, (0.2,) * 3, augmentation=augmentation)
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     times = [seconds(lambda: list(map(len, batches.epoch(0))), clock) for _ in range(5)]
     return round(PIPELINE_IMAGES / statistics.median(times))

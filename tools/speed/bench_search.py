@@ -114,7 +114,7 @@ def _steps(name: str) -> tuple[Callable[[], Any], Callable[[], Any], tuple[torch
         config.alphas.build(alphas.parameters()),
         config,
         TEMPERATURES,
-        (Diversity(DIVERSITY),),
+        regularizers=(Diversity(DIVERSITY),),
     )
     oracle = oracles.oracle_from(supernet)
     weight_optimizer = config.weights.build(oracle.parameters())

@@ -52,7 +52,9 @@ def measure_on_device(
         work(pair)
     _wait(device)
     start = time.perf_counter()
-    run_epoch(islice(_endless(batches), steps), steps, work, "benchmark", acceleration.check_interval)
+    run_epoch(
+        islice(_endless(batches), steps), steps, work, "benchmark", check_interval=acceleration.check_interval
+    )
     _wait(device)
     seconds = (time.perf_counter() - start) / steps
     oracle = _oracle_seconds(setting, device)
@@ -106,8 +108,8 @@ def _search(
         config.alphas.build(alphas.parameters()),
         config,
         TEMPERATURES,
-        (Diversity(),),
-        options,
+        regularizers=(Diversity(),),
+        options=options,
     )
     augmentation = Augmentation(crop_padding=4, flip=True)
     halves = [
@@ -117,9 +119,9 @@ def _search(
             device,
             [0.5] * setting["images"][0],
             [0.25] * setting["images"][0],
-            augmentation,
-            True,
-            acceleration.data_on_device,
+            augmentation=augmentation,
+            drop_last=True,
+            on_device=acceleration.data_on_device,
         )
         for seed in (1, 2)
     ]

@@ -87,7 +87,9 @@ def run(planned: Planned, seed: int, folder: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(folder.with_name(f"{folder.name}.log"), "a", encoding="utf-8"))
         stack.enter_context(contextlib.redirect_stdout(log))
-        retraining = Retraining(recipe.model, recipe.retrain, opened(recipe.data), seed, CPU, False)
+        retraining = Retraining(
+            recipe.model, recipe.retrain, opened(recipe.data), seed=seed, device=CPU, tensorboard=False
+        )
         opening = RunFolder.resume(folder, "retrain") if is_begun else RunFolder.create(folder, "retrain")
         run_folder = stack.enter_context(opening)
         retraining.run(run_folder)

@@ -90,7 +90,7 @@ def score(seed: int, options: argparse.Namespace) -> None:
         train,
         seed,
         {"seed": seed, **settings},
-        options.rows.with_name(f"supernet_{'_'.join(map(str, settings.values()))}_{seed}.pt"),
+        file=options.rows.with_name(f"supernet_{'_'.join(map(str, settings.values()))}_{seed}.pt"),
     )
     begun = time.perf_counter()
     while training.epoch < options.epochs:

@@ -38,7 +38,10 @@ def run(options: Namespace, overrides: Overrides) -> int:
         raise UserError(f"eval: {len(files)} checkpoints: add --ensemble to take them as one, or give one")
     plugins = load_plugins(options.plugins, REGISTRIES)
     root = Path(options.data_root) if options.data_root else None
-    where = (options.split, pick_device(options.device), plugins, root)
-    result = evaluate_ensemble(files, *where) if options.ensemble else evaluate_checkpoint(files[0], *where)
+    split, device = options.split, pick_device(options.device)
+    if options.ensemble:
+        result = evaluate_ensemble(files, split, device, plugins=plugins, root=root)
+    else:
+        result = evaluate_checkpoint(files[0], split, device, plugins=plugins, root=root)
     print(json.dumps(result) if options.json else result_words(result))
     return 0

@@ -77,10 +77,10 @@ def run(options: Namespace, overrides: Overrides) -> int:
         for place, stage in enumerate(recipe.retrain.stages):
             if stage.layers is not None:
                 raise UserError(f"retrain.stages.{place}.layers: would undo the winners' bits; leave it out")
-    problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins)
+    problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins=plugins)
     problem.measure(recipe.limits)
     with begin_run(
-        "evolve", recipe, resumed, options, device, data.split_hashes, plugins, genotype
+        "evolve", recipe, resumed, options, device, data.split_hashes, plugins, genotype=genotype
     ) as folder:
         document = Evolution(
             recipe.evolve,

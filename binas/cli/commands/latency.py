@@ -54,7 +54,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     records = loaded_plugins(options, recipe)
     genotype = None if options.genotype is None else read_known_genotype(options.genotype, records)
     what, data = topology_of(recipe, genotype), open_data(recipe.data)
-    problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, records)
+    problem = open_problem(recipe.evolve, what, recipe.retrain.network, data, plugins=records)
     out = options.output or _own_table(recipe) or Path(f"{recipe.name}_latency.yaml")
     fill_table(
         out,

@@ -18,8 +18,8 @@ from binas.registries import REGISTRIES
 from binas.registry import Registry
 
 DESCRIPTION = """\
-Strategies, relaxations, regularizers, decisions and measures by name, each with its options and the file
-it stands in; a recipe takes a name, or a mapping of the name and options: {name: single_path}."""
+Strategies, relaxations, regularizers, decisions, measures and stage parts by name, each with its options and
+the file it stands in; a recipe takes a name, or a mapping of the name and options: {name: single_path}."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -53,8 +53,16 @@ def registries() -> list[tuple[Registry[Any], int]]:
     import binas.search.strategies  # noqa: F401 (its files register them)
     from binas.profile import MEASURES
     from binas.search.parts import DECISIONS, REGULARIZERS, RELAXATIONS, STRATEGIES
+    from binas.train.parts.base import STAGE_PARTS
 
-    return [(STRATEGIES, 1), (RELAXATIONS, 0), (REGULARIZERS, 0), (DECISIONS, 0), (MEASURES, 0)]
+    return [
+        (STRATEGIES, 1),
+        (RELAXATIONS, 0),
+        (REGULARIZERS, 0),
+        (DECISIONS, 0),
+        (MEASURES, 0),
+        (STAGE_PARTS, 0),
+    ]
 
 
 def rows() -> Iterator[dict[str, Any]]:

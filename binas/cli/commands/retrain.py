@@ -64,7 +64,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     elif options.config is None and "model" in overrides:
         overrides = {"name": str(overrides["model"]), **overrides}
     _refuse_space(overrides)
-    recipe, resumed = open_run("retrain", options, overrides, options.config, start)
+    recipe, resumed = open_run("retrain", options, overrides, options.config, start=start)
     _check_one_network(file, recipe, resumed is not None)
     if options.print_config:
         say(dump(recipe).rstrip("\n"))
@@ -82,14 +82,14 @@ def run(options: Namespace, overrides: Overrides) -> int:
         what,
         of_all_ranks(recipe.retrain, resumed),
         data,
-        recipe.seed,
-        device,
-        recipe.tensorboard,
-        plugins,
-        recipe.distributed,
+        seed=recipe.seed,
+        device=device,
+        tensorboard=recipe.tensorboard,
+        plugins=plugins,
+        distributed=recipe.distributed,
     )
     with begin_run(
-        "retrain", recipe, resumed, options, device, data.split_hashes, plugins, genotype
+        "retrain", recipe, resumed, options, device, data.split_hashes, plugins, genotype=genotype
     ) as folder:
         results = retraining.run(folder)
         folder.add_to_manifest(results=results)

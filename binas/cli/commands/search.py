@@ -104,13 +104,13 @@ def run(options: Namespace, overrides: Overrides) -> int:
             recipe.space,
             of_all_ranks(recipe.search, resumed),
             data,
-            recipe.seed,
-            device,
-            plugins,
-            provenance(recipe, data, plugins),
-            recipe.tensorboard,
-            recipe.distributed,
-            recipe.limits,
+            seed=recipe.seed,
+            device=device,
+            plugins=plugins,
+            provenance=provenance(recipe, data, plugins),
+            tensorboard=recipe.tensorboard,
+            distributed=recipe.distributed,
+            limits=recipe.limits,
         )
 
     search = built(recipe)

@@ -54,7 +54,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     where = pick_device(options.device)
     set_deterministic(where)
     rows, structure = measure_file(
-        options.checkpoint, options.binarize, options.images, where, records, options.data_root
+        options.checkpoint, options.binarize, options.images, where, plugins=records, root=options.data_root
     )
     print(json.dumps([asdict(row) for row in rows]) if options.json else table(rows))
     if options.output is not None:

@@ -17,6 +17,8 @@ from binas.errors import UserError
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.problem import Problem, completed
 from binas.run.seeds import derive_seed, seed_everything
+from binas.train.objective import Objective
+from binas.train.parts.building import check_parts
 from binas.train.stage import RetrainConfig, StageConfig
 from binas.train.stepper import Stepper
 
@@ -55,9 +57,12 @@ class ShortTraining:
         data: Data,
         seed: int,
         device: torch.device,
+        *,
         start: Callable[[Genome, nn.Module], None] | None = None,
     ) -> None:
         self.problem, self.config, self.seed, self.device = problem, config, seed, device
+        for place, stage in enumerate(config.stages):
+            check_parts(stage, f"evolve.training.stages.{place}")
         self.start = start
         self.train = training_batches(data, config.batch_size, device, config.acceleration)
         self.validation = validation_batches(data, device)
@@ -79,20 +84,35 @@ class ShortTraining:
 
     def _stage(self, network: nn.Module, stage: StageConfig, number: int) -> None:
         stage.apply(network)
-        optimizer = stage.optimizer.build_for(network)
         precision = self.config.acceleration.precision(self.device)
         micro_batch = self.config.micro_batch if isinstance(self.config.micro_batch, int) else None
+        objective = Objective(stage, network, self.problem.data.num_classes)
+        optimizer = stage.optimizer.build_for(network, objective.named_parameters().values())
         for epoch in range(stage.epochs):
             purpose = ("candidate", number, stage.name, epoch)
             seed_everything(self.seed, *purpose)
             set_progress(network, epoch / stage.epochs)
-            stage.begin_epoch(network, epoch)
+            objective.begin_epoch(epoch)
             stepper = Stepper(
-                network, optimizer, stage, self.config, epoch, len(self.train), None, micro_batch, precision
+                network,
+                optimizer,
+                stage,
+                self.config,
+                epoch,
+                len(self.train),
+                objective=objective,
+                micro_batch=micro_batch,
+                precision=precision,
             )
             where = f"candidate {number}, {stage.name} epoch {epoch + 1}/{stage.epochs}"
             batches = self.train.epoch(derive_seed(self.seed, "order", *purpose))
-            train_epoch(stepper, batches, len(self.train), where, self.config.acceleration.check_interval)
+            train_epoch(
+                stepper,
+                batches,
+                len(self.train),
+                where,
+                check_interval=self.config.acceleration.check_interval,
+            )
         set_progress(network, 1.0)
 
 
@@ -107,7 +127,7 @@ def training_batches(
         device,
         data.mean,
         data.std,
-        data.config.augmentation,
+        augmentation=data.config.augmentation,
         drop_last=len(images) % batch_size == 1 and len(images) > 1,
         on_device=acceleration.data_on_device,
     )

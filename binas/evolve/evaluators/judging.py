@@ -50,7 +50,7 @@ def open_judge(
     network.train()
     if config.evaluation == "shared":
         return network
-    tuning = ShortTraining(problem, config.training, data, seed, device, network.start)
+    tuning = ShortTraining(problem, config.training, data, seed, device, start=network.start)
     if config.evaluation == "tuned":
         return tuning
     assert isinstance(problem, JointProblem)

@@ -205,7 +205,9 @@ class SharedNetwork:
         )
         where = f"shared network, {phase.name} epoch {epoch + 1}/{phase.epochs}"
         batches = self.train_batches.epoch(derive_seed(self.seed, "order", *purpose))
-        result = train_epoch(step, batches, steps, where, self.config.acceleration.check_interval)
+        result = train_epoch(
+            step, batches, steps, where, check_interval=self.config.acceleration.check_interval
+        )
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
         say(f"{where}: {shown}, {result.images_per_second:.0f} images/s")
 

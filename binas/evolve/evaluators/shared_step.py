@@ -73,10 +73,10 @@ class SharedStep:
             optimizer,
             self.trained,
             precision,
-            config.micro_batch if isinstance(config.micro_batch, int) else None,
-            capture_choice(config.acceleration.capture, device, obstacle),
-            network.parameters,
-            stage.clip_grad_norm,
+            micro_batch=config.micro_batch if isinstance(config.micro_batch, int) else None,
+            capture=capture_choice(config.acceleration.capture, device, obstacle),
+            clipped=network.parameters,
+            clip_grad_norm=stage.clip_grad_norm,
         )
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:

@@ -50,6 +50,7 @@ class JointProblem(Problem):
         what: Variant,
         data: Data,
         stages: Sequence[StageConfig],
+        *,
         plugins: tuple[PluginRecord, ...] = (),
     ) -> None:
         options = what.options() if isinstance(what, ModelChoice) else None
@@ -65,7 +66,7 @@ class JointProblem(Problem):
         self._where = [_stage_and_block(gene) for gene in self.genes]
         self._middles = list(self._same_middles())
         space = GenomeSpace(self.genes, self.canonical, self.is_active)
-        super().__init__(space, self._choice, _references(space), data, stages, plugins)
+        super().__init__(space, self._choice, _references(space), data, stages, plugins=plugins)
 
     def is_active(self, genome: Genome) -> tuple[bool, ...]:
         """For each gene whether it says anything: those of blocks beyond a stage's depth do not."""

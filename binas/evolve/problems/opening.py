@@ -27,6 +27,7 @@ def open_problem(
     what: Variant,
     network: dict[str, Any],
     data: Data,
+    *,
     plugins: tuple[PluginRecord, ...] = (),
 ) -> Problem:
     """The problem that the settings describe.
@@ -48,10 +49,10 @@ def open_problem(
         space = GenomeSpace(tuple(genes))
         found = {name: space.uniform(choice) for name, choice in uniform.items()}
         marked = {name: genome for name, genome in found.items() if genome is not None}
-        return Problem(space, variant, marked, data, stages, plugins)
+        return Problem(space, variant, marked, data, stages, plugins=plugins)
 
     if config.search == "joint":
-        return JointProblem(config.joint, what, data, stages, plugins)
+        return JointProblem(config.joint, what, data, stages, plugins=plugins)
     if config.search == "groups":
         if isinstance(what, Genotype):
             raise UserError("evolve.search: groups: is for a published network with an option 'groups'")

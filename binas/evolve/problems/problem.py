@@ -67,6 +67,7 @@ class Problem:
         references: Mapping[str, Genome],
         data: Data,
         stages: Sequence[StageConfig],
+        *,
         plugins: tuple[PluginRecord, ...] = (),
     ) -> None:
         self.space, self.references = space, dict(references)
@@ -168,7 +169,9 @@ def profile_of(structure: ModelStructure) -> Profile:
         )
     options = structure.model.options()
     if isinstance(options, InvertedOptions) and _is_as_published(structure, structure.model):
-        return profile_inverted(options, *sizes, structure.num_classes, stage.binarization or BINARIZATION)
+        return profile_inverted(
+            options, *sizes, structure.num_classes, binarization=stage.binarization or BINARIZATION
+        )
     # on small images real numbers are computed faster than the meta device finds shapes
     device = "cpu" if math.prod(structure.image_size) <= SMALL_IMAGE else "meta"
     return profile_built(structure.build_network, lambda network: profile_module(network, *sizes), device)

@@ -41,7 +41,7 @@ class Leases:
         worker: name of this worker, unlike all others; None draws one.
     """
 
-    def __init__(self, study: Study, lock: Lock, seconds: float, worker: str | None = None) -> None:
+    def __init__(self, study: Study, lock: Lock, seconds: float, *, worker: str | None = None) -> None:
         assert isinstance(study.sampler, EvolutionSampler)
         self.study, self.lock, self.seconds = study, lock, seconds
         self.sampler = study.sampler

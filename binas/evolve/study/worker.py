@@ -32,6 +32,7 @@ def join_study(
     name: str,
     sampler: EvolutionSampler,
     settings: Mapping[str, Any],
+    *,
     read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> Study:
     """The study of that name: made anew, or joined where other workers have begun it with the same settings.
@@ -103,6 +104,7 @@ class Worker:
         violations: Callable[[Genome], Mapping[str, float]],
         largest_cost: float,
         lease_seconds: float,
+        *,
         seen: Callable[[FrozenTrial], None] = lambda trial: None,
     ) -> None:
         assert isinstance(study.sampler, EvolutionSampler)

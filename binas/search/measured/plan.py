@@ -86,6 +86,7 @@ def measured_times(
     draw: Callable[[random.Random], AnyGenotype],
     batch: tuple[Tensor, Tensor],
     steps_per_epoch: int,
+    *,
     genotypes: int = 4,
     steps: int = 2,
 ) -> StepTimes:

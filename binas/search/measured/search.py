@@ -121,7 +121,7 @@ class MeasuredSearch:
             self.work.train,
             setting.seed,
             {"space": setting.space.model_dump(mode="json"), "seed": setting.seed},
-            None if self.work.folder is None else self.work.folder / "supernet.pt",
+            file=None if self.work.folder is None else self.work.folder / "supernet.pt",
         )
         self._trained(training)
         return Ranking(
@@ -222,8 +222,10 @@ class MeasuredSearch:
             )
 
         vary = varied(
-            lambda one: mutation(one, setting.space, generator, strategy.mutation_rate, setting.plugins),
-            lambda one, two: crossover(one, two, setting.space, generator, setting.plugins),
+            lambda one: mutation(
+                one, setting.space, generator, strategy.mutation_rate, plugins=setting.plugins
+            ),
+            lambda one, two: crossover(one, two, setting.space, generator, plugins=setting.plugins),
             lambda one: not setting.limits.largest_excess(one),
             generator,
         )

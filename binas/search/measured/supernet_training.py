@@ -75,6 +75,7 @@ class SupernetTraining:
         train: Batches,
         seed: int,
         identity: Mapping[str, Any],
+        *,
         file: Path | None = None,
     ) -> None:
         self.supernet, self.settings, self.draw, self.train = supernet, settings, draw, train
@@ -93,7 +94,9 @@ class SupernetTraining:
         step = _Step(self, self.draw(generator), epoch)
         batches = self.train.epoch(derive_seed(self.seed, "path order", epoch))
         where = f"supernet epoch {epoch + 1}/{total}"
-        result = train_epoch(step, batches, len(self.train), where, self.settings.check_interval)
+        result = train_epoch(
+            step, batches, len(self.train), where, check_interval=self.settings.check_interval
+        )
         self.epoch += 1
         if self.file is not None:
             save_checkpoint(self.file, KIND, self.identity, self.state_dict())

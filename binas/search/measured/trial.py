@@ -109,7 +109,9 @@ class Trial:
             set_progress(self.network, epoch / self.schedule.epochs)
             step = _Step(self, epoch)
             batches = self.train_batches.epoch(derive_seed(self.seed, "trial order", self.name, epoch))
-            result = train_epoch(step, batches, len(self.train_batches), where, self.schedule.check_interval)
+            result = train_epoch(
+                step, batches, len(self.train_batches), where, check_interval=self.schedule.check_interval
+            )
             self.progress.losses.append(result.means["loss"])
             self.progress.accuracies.append(result.means["accuracy"])
         if self.epoch not in self.progress.validation:

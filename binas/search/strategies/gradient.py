@@ -80,8 +80,8 @@ class Gradient(Strategy):
             state.alpha_optimizer,
             config,
             self.temperatures,
-            self.regularizers,
-            StepOptions(
+            regularizers=self.regularizers,
+            options=StepOptions(
                 self,
                 (self.setting.seed, epoch),
                 state.micro_batch,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 from binas.config import Config
 from binas.errors import UserError
 from binas.run.distributed import total
+from binas.train.parts.base import PartLoss, StagePart, StageSetting
+from binas.train.parts.watch import Watch
 
 
 class Compactness(Config):
@@ -67,6 +71,38 @@ class Centres(nn.Module):
         if self.across_ranks:
             counts, moves = total(counts), total(moves)
         self.centres -= self.config.rate * moves / (1 + counts)
+
+
+class ClassCentres(StagePart):
+    """The centre loss of a stage; see `Centres`.
+
+    Args:
+        config: its settings.
+    """
+
+    is_fixed_program = False
+
+    def __init__(self, config: Compactness) -> None:
+        self.config = config
+
+    def start(self, setting: StageSetting) -> None:
+        """See `StagePart`."""
+        self.name, length = centred_layer(setting.network, self.config)
+        self.centres = Centres(setting.num_classes, length, self.config).to(setting.device)
+        self.watch = Watch(setting.network, [self.name], "compactness.layer", inputs=True)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """See `StagePart`."""
+        return {"centres": self.centres}
+
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> PartLoss:
+        """See `StagePart`."""
+        loss = self.centres(self.watch.take()[self.name], labels)
+        return loss, {"compactness_loss": loss}
+
+    def end(self) -> None:
+        """See `StagePart`."""
+        self.watch.close()
 
 
 def centred_layer(model: nn.Module, config: Compactness) -> tuple[str, int]:

@@ -14,6 +14,7 @@ from binas.binarize.schemes.bwnh import Bwnh
 from binas.config import Config
 from binas.engine.batch_norm import frozen_running_statistics
 from binas.errors import UserError
+from binas.train.parts.base import StagePart
 
 
 class HashingStart(Config):
@@ -71,6 +72,21 @@ class HashingStart(Config):
             binarizer.hash(conv.weight, _convolved(conv, given[0]), geometry(conv), self.iterations)
 
         return start
+
+
+class Hashing(StagePart):
+    """Starts a stage with hashed weights; see `HashingStart`.
+
+    Args:
+        config: from how many images, and how long.
+    """
+
+    def __init__(self, config: HashingStart) -> None:
+        self.config = config
+
+    def first_batch(self, network: nn.Module, images: Tensor) -> str:
+        """See `StagePart`."""
+        return f"binary weights of {self.config.apply(network, images)} layers hashed"
 
 
 def geometry(conv: BinaryConv2d) -> Geometry:

@@ -5,6 +5,7 @@ What an epoch does follows from its number alone, so that an interrupted run goe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -15,6 +16,7 @@ from binas.binarize import binary_convolutions
 from binas.binarize.schemes.inq import Inq
 from binas.config import Config
 from binas.errors import UserError
+from binas.train.parts.base import StagePart
 
 
 class Layerwise(Config):
@@ -99,3 +101,33 @@ class Portions(Config):
             for binarizer in conv.weight_binarizers.values():
                 if isinstance(binarizer, Inq):
                     binarizer.asked = None
+
+
+class LayerByLayer(StagePart):
+    """Layers become binary one after another in a stage; see `Layerwise`.
+
+    Args:
+        config: in which order, and how fast.
+    """
+
+    def __init__(self, config: Layerwise) -> None:
+        self.config = config
+
+    def precision(self, network: nn.Module, epoch: int) -> Mapping[str, float]:
+        """See `StagePart`."""
+        return {"binary_layers": float(len(self.config.apply(network, epoch)))}
+
+
+class PortionByPortion(StagePart):
+    """Weights become powers of two portion by portion in a stage; see `Portions`.
+
+    Args:
+        config: which portions.
+    """
+
+    def __init__(self, config: Portions) -> None:
+        self.config = config
+
+    def precision(self, network: nn.Module, epoch: int) -> Mapping[str, float]:
+        """See `StagePart`."""
+        return {"fixed_share": self.config.apply(network, epoch)}

@@ -13,6 +13,7 @@ from binas.binarize import binary_convolutions
 from binas.binarize.schemes.bnn_plus import bnn_plus_penalty
 from binas.config import Config
 from binas.errors import UserError
+from binas.train.parts.base import PartLoss, StagePart, StageSetting
 
 
 class WeightRegularizer(Config):
@@ -36,6 +37,46 @@ class WeightRegularizer(Config):
         if not terms:
             raise UserError("weight_regularizer: the network has no binary convolution; leave the key out")
         return self.weight * torch.stack(terms).sum()
+
+
+class WeightPenalty(StagePart):
+    """Adds the penalty on latent weights to a stage's loss.
+
+    Args:
+        config: the penalty.
+    """
+
+    def __init__(self, config: WeightRegularizer) -> None:
+        self.config = config
+
+    def start(self, setting: StageSetting) -> None:
+        """See `StagePart`."""
+        self.network = setting.network
+
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> PartLoss:
+        """See `StagePart`."""
+        loss = self.config(self.network)
+        return loss, {"regularizer_loss": loss}
+
+
+class BatchNormSparsity(StagePart):
+    """Adds weight · `batch_norm_penalty` to a stage's loss.
+
+    Args:
+        weight: of the sum of all scales.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def start(self, setting: StageSetting) -> None:
+        """See `StagePart`."""
+        self.network = setting.network
+
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> PartLoss:
+        """See `StagePart`."""
+        loss = self.weight * batch_norm_penalty(self.network)
+        return loss, {"sparsity_loss": loss}
 
 
 def batch_norm_penalty(model: nn.Module) -> Tensor:

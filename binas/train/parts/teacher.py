@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ from binas.models import ModelChoice
 from binas.plugins import PluginRecord
 from binas.registry import nearest
 from binas.train.model_file import ModelStructure, load_model
-from binas.train.parts.distillation import TeacherConfig
+from binas.train.parts.base import PartLoss, StagePart, StageSetting
+from binas.train.parts.distillation import TeacherConfig, divergence, soft_cross_entropy, transfer_loss
 from binas.train.parts.watch import Watch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -87,6 +88,60 @@ class Teacher:
         with torch.set_grad_enabled(self.is_trained):
             output = self.network(images)
         return output[0] if isinstance(output, tuple) else output, self._watch.take()
+
+
+class Taught(StagePart):
+    """Draws a stage's network to its teacher, in place of the labels' loss or beside it.
+
+    Args:
+        config: whom it learns from, and how.
+    """
+
+    teaches = True
+    is_fixed_program = False
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self.config = config
+        self.files = file_digests(config)
+
+    def start(self, setting: StageSetting) -> None:
+        """See `StagePart`."""
+        if setting.structure is None:
+            raise UserError("teacher: this training has none; leave the key out")
+        self.labels_loss = setting.loss
+        self.teacher = open_teacher(self.config, setting.structure, setting.plugins, setting.device)
+        features = self.config.features
+        names = [] if features is None else list(features.layers)
+        self.watch = Watch(setting.network, names, "teacher.features.layers")
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """See `StagePart`."""
+        return {"teacher": self.teacher.network} if self.teacher.is_trained else {}
+
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> PartLoss:
+        """See `StagePart`."""
+        config, inner = self.config, self.watch.take()
+        answers, their_inner = self.teacher(images)
+        terms: dict[str, Tensor] = {}
+        if config.mode == "distribution":
+            loss = terms["teacher_loss"] = divergence(logits, answers, config.temperature)
+        elif config.mode == "features":
+            loss = terms["label_loss"] = self.labels_loss(logits, labels)
+        else:
+            terms["label_loss"] = self.labels_loss(logits, labels)
+            terms["teacher_loss"] = soft_cross_entropy(logits, answers, config.temperature)
+            loss = config.label_weight * terms["label_loss"] + config.soft_weight * terms["teacher_loss"]
+            if config.mode == "joint":
+                terms["teachers_own_loss"] = self.labels_loss(answers, labels)
+                loss = loss + config.teacher_weight * terms["teachers_own_loss"]
+        if config.features is not None:
+            terms["feature_loss"] = transfer_loss(inner, their_inner, config.features)
+            loss = loss + terms["feature_loss"]
+        return loss, terms
+
+    def end(self) -> None:
+        """See `StagePart`."""
+        self.watch.close()
 
 
 def open_teacher(
