@@ -35,7 +35,7 @@ from binas.train.parts.distillation import (
     soft_cross_entropy,
     transfer_loss,
 )
-from binas.train.parts.teacher import Renormalized
+from binas.train.parts.teacher import Renormalized, Taught
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig, StageConfig
 
@@ -391,8 +391,10 @@ def test_torchvisions_weights_are_read_from_disk(tmp_path: Path) -> None:
     own_mean, own_std = (
         torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    assert work.objective is not None and work.objective.teacher is not None
-    found, _ = work.objective.teacher((images - mean) / std)
+    assert work.objective is not None
+    taught = work.objective.parts["teacher"]
+    assert isinstance(taught, Taught)
+    found, _ = taught.teacher((images - mean) / std)
     with torch.no_grad():
         expected = network.eval()((images - own_mean) / own_std)
     assert torch.allclose(found, expected, atol=1e-4)

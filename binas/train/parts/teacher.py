@@ -102,7 +102,7 @@ class Taught(StagePart):
 
     def __init__(self, config: TeacherConfig) -> None:
         self.config = config
-        self.files = file_digests(config)
+        self.files: list[str] = []
 
     def start(self, setting: StageSetting) -> None:
         """See `StagePart`."""
@@ -110,6 +110,7 @@ class Taught(StagePart):
             raise UserError("teacher: this training has none; leave the key out")
         self.labels_loss = setting.loss
         self.teacher = open_teacher(self.config, setting.structure, setting.plugins, setting.device)
+        self.files = file_digests(self.config)
         features = self.config.features
         names = [] if features is None else list(features.layers)
         self.watch = Watch(setting.network, names, "teacher.features.layers")
