@@ -18,8 +18,8 @@ from binas.registries import REGISTRIES
 from binas.registry import Registry
 
 DESCRIPTION = """\
-Strategies, relaxations, regularizers, decisions, measures and stage parts by name, each with its options and
-the file it stands in; a recipe takes a name, or a mapping of the name and options: {name: single_path}."""
+Strategies, relaxations, regularizers, decisions, measures, stage parts and activations by name, each with its
+options and the file it stands in; a recipe takes a name, or a mapping: {name: single_path, option: value}."""
 
 
 def add_arguments(arguments: Arguments) -> None:
@@ -51,6 +51,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
 def registries() -> list[tuple[Registry[Any], int]]:
     """Each registry with the number of arguments that stand before the options."""
     import binas.search.strategies  # noqa: F401 (its files register them)
+    from binas.ops import NONLINEARITIES
     from binas.profile import MEASURES
     from binas.search.parts import DECISIONS, REGULARIZERS, RELAXATIONS, STRATEGIES
     from binas.train.parts.base import STAGE_PARTS
@@ -62,6 +63,7 @@ def registries() -> list[tuple[Registry[Any], int]]:
         (DECISIONS, 0),
         (MEASURES, 0),
         (STAGE_PARTS, 0),
+        (NONLINEARITIES, 1),
     ]
 
 
