@@ -15,6 +15,8 @@ from binas.config import Config
 from binas.errors import UserError
 from binas.train.parts.base import PartLoss, StagePart, StageSetting
 
+PENALTIES = {"bnn_plus": bnn_plus_penalty}
+
 
 class WeightRegularizer(Config):
     """A penalty on the latent weights of all binary convolutions."""
@@ -33,7 +35,7 @@ class WeightRegularizer(Config):
         terms = []
         for _, conv in binary_convolutions(model):
             scale = None if self.scale is None else conv.weight.new_tensor(self.scale)
-            terms.append(bnn_plus_penalty(conv.weight, scale, self.norm))
+            terms.append(PENALTIES[self.name](conv.weight, scale, self.norm))
         if not terms:
             raise UserError("weight_regularizer: the network has no binary convolution; leave the key out")
         return self.weight * torch.stack(terms).sum()
