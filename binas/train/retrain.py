@@ -27,8 +27,9 @@ from binas.data.batches import Batches
 from binas.data.opening import Data
 from binas.engine.data_parallel import check_replicas, take_from_first
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
-from binas.engine.memory import Forecast, memory_guard, report_peak
+from binas.engine.memory import memory_guard, report_peak
 from binas.engine.scaling import rate_values, rate_words
+from binas.engine.step_memory import StepMemory
 from binas.engine.sync_batch_norm import synchronise
 from binas.errors import UserError
 from binas.models import ModelChoice
@@ -47,7 +48,7 @@ from binas.train.parts.base import StagePart
 from binas.train.parts.building import check_parts, parts_of
 from binas.train.positive_share import PositiveShares
 from binas.train.stage import RetrainConfig, StageConfig, different_choices
-from binas.train.stage_memory import StageMemory
+from binas.train.stage_memory import stage_memory
 from binas.train.stepper import Stepper
 
 
@@ -175,15 +176,15 @@ class Retraining:
     def _train(
         self,
         stage: StageConfig,
-        memory: StageMemory,
+        memory: StepMemory,
         log: MetricsLog,
         watch: Stopwatch,
         folder: RunFolder | None,
     ) -> None:
         forecast = None
         if self.position.epoch < stage.epochs:
-            forecast, self.position.micro_batch = memory.prepare(self.position.micro_batch)
-            self.rate_alone = memory.rate_alone(self.position.micro_batch)
+            forecast, self.position.micro_batch = memory.prepare(), memory.micro_batch
+            self.rate_alone = memory.rate_alone()
         while self.position.epoch < stage.epochs and not self._on_plateau(stage):
             self._epoch(stage, log, watch)
             log.flush()
@@ -199,26 +200,23 @@ class Retraining:
                 forecast = None
 
     @contextmanager
-    def _memory(self, stage: StageConfig) -> Iterator[StageMemory]:
+    def _memory(self, stage: StageConfig) -> Iterator[StepMemory]:
         assert self.optimizer is not None and self.objective is not None
         if self.position.micro_batch is None and self.config.micro_batch != "auto":
             self.position.micro_batch = self.config.micro_batch
-        memory = StageMemory(
+        memory = stage_memory(
             self.network,
             self.optimizer,
             self.objective,
             stage,
             self.config,
-            (self.data.channels, *self.data.image_size),
-            self.structure.num_classes,
-            self.train_batches.largest,
-            self.device,
+            micro_batch=self.position.micro_batch,
+            image_shape=(self.data.channels, *self.data.image_size),
+            num_classes=self.structure.num_classes,
+            batch_size=self.train_batches.largest,
+            device=self.device,
         )
-
-        def forecast() -> Forecast:
-            return memory.forecast(self.position.micro_batch)
-
-        with memory_guard(f"stage '{stage.name}'", forecast, lambda: memory.remedies(forecast())):
+        with memory_guard(f"stage '{stage.name}'", memory.forecast, memory.remedies):
             yield memory
 
     def _enter(self, stage: StageConfig) -> None:

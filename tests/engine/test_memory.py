@@ -664,10 +664,10 @@ def test_a_retraining_with_checkpointed_cells_is_the_same(tmp_path: Path) -> Non
     "more", [{}, {"stages": [{"name": "s", "epochs": 1, "compactness": {"weight": 1.0}}]}], ids=str
 )
 def test_the_forecast_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Any) -> None:
-    from binas.train.stage_memory import StageMemory
+    from binas.engine.step_memory import StepMemory
 
     looked_at = trained(tmp_path, **more)
-    monkeypatch.setattr(StageMemory, "prepare", lambda self, micro_batch: (forecast(None), micro_batch))
+    monkeypatch.setattr(StepMemory, "prepare", lambda self: forecast(None))
     assert_same(looked_at, trained(tmp_path / "other", **more))
 
 

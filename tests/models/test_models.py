@@ -490,3 +490,40 @@ def test_operations_of_bats_and_ebnas_have_their_skips() -> None:
         pooled = x if stride == 1 else F.avg_pool2d(x, 2)
         inner = plain.conv(plain.norm(x)) / (1 + 1e-5) ** 0.5
         assert torch.allclose(normed(x), plain.activation(inner + pooled), atol=1e-6)
+
+
+def test_without_a_word_a_network_is_binarized_as_its_paper_says(subtests: pytest.Subtests) -> None:
+    """`Task` and `create_model` give the network that `binas retrain NAME` trains: layer by layer."""
+    import binas
+    from binas.train.model_file import ModelStructure, read_from
+    from binas.train.stage import RetrainConfig, StageConfig
+
+    data = binas.open_data("synthetic", channels=3, image_size=32, images_per_class=4)
+
+    def layers(network: nn.Module) -> dict[str, tuple[str, ...]]:
+        return {
+            name: (
+                repr(conv.activation_binarizer),
+                repr(conv.weight_binarizer),
+                str((conv.binarize_activations, conv.binarize_weights, conv.keeps_real, conv.pad_value)),
+            )
+            for name, conv in binary_convolutions(network)
+        }
+
+    for name in MODELS:
+        choice = ModelChoice(name=name)
+        with subtests.test(name), torch.device("meta"):
+            stage = StageConfig(name="fully_binary").completed(choice)
+            structure = ModelStructure(
+                model=choice,
+                binarizations=(stage.binarization,) if stage.binarization else (),
+                layers=(stage.layers or (),),
+                auxiliary=False,
+                validation_fraction=RetrainConfig().validation_fraction,
+                stage=stage,
+                **read_from(data),
+            )
+            trained = layers(structure.build_network())
+            assert trained
+            assert layers(build_model(choice, Task(3, (32, 32), 4))) == trained
+            assert layers(binas.create_model(name, num_classes=4)) == trained

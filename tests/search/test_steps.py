@@ -261,8 +261,8 @@ def scripted(work: Search, accuracies: list[float], monkeypatch: pytest.MonkeyPa
 
     real = module.train_epoch
 
-    def epoch(step: Any, batches: Any, num_batches: int, description: str, *more: Any) -> Any:
-        result = real(step, batches, num_batches, description, *more)
+    def epoch(step: Any, batches: Any, num_batches: int, description: str, **more: Any) -> Any:
+        result = real(step, batches, num_batches, description, **more)
         number = int(description.split("epoch ")[1].split("/")[0])
         if "validation_accuracy" in result.means:
             result.means["validation_accuracy"] = accuracies[number - 1]

@@ -17,10 +17,10 @@ from binas.arch.macro_space import MacroSpace
 from binas.arch.supernet import Candidates
 from binas.config import NamedOptions
 from binas.engine.micro_batch import Batch
+from binas.engine.step_memory import StepMemory
 from binas.errors import UserError
 from binas.search.config import SearchConfig
 from binas.search.decisions.base import Found, Front
-from binas.search.memory import StepMemory
 from binas.search.parts import STRATEGIES
 from binas.search.relaxations.base import EdgeMix
 from binas.search.setting import SearchSetting

@@ -13,7 +13,7 @@ from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import set_learning_rate
 from binas.search.config import SearchConfig
 from binas.search.decisions.base import Decision, Found, Front
-from binas.search.memory import StepMemory
+from binas.search.phase_memory import PhaseMemory
 from binas.search.regularizers.base import Regularizer
 from binas.search.regularizers.diversity import Diversity
 from binas.search.relaxations.base import EdgeMix, Relaxation
@@ -137,20 +137,20 @@ class Gradient(Strategy):
         """Whether a phase does."""
         return self.setting.config.phase_at(epoch)[2] == 0
 
-    def memory(self, epoch: int) -> StepMemory | None:
+    def memory(self, epoch: int) -> PhaseMemory:
         """The forecast of the phase's step."""
         self._enter(epoch)
         position, phase, _ = self.setting.config.phase_at(epoch)
-        return StepMemory(
+        return PhaseMemory(
             self.trained(),
             phase,
             position,
             self.setting.config,
             self.temperatures,
-            self.setting.image_shape,
-            self.setting.largest_batch,
-            self.setting.device,
             self,
+            image_shape=self.setting.image_shape,
+            batch_size=self.setting.largest_batch,
+            device=self.setting.device,
         )
 
     def decide(self, found: Found) -> Front:
