@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from binas import nn as nn
     from binas.api.building import create_model as create_model
     from binas.api.building import create_network as create_network
+    from binas.api.loading import load_genotype as load_genotype
+    from binas.api.loading import load_network as load_network
+    from binas.api.loading import load_plugin as load_plugin
+    from binas.api.loading import load_recipe as load_recipe
+    from binas.api.loading import load_space as load_space
+    from binas.api.loading import open_data as open_data
     from binas.api.names import list_binarizers as list_binarizers
     from binas.api.names import list_genotypes as list_genotypes
     from binas.api.names import list_models as list_models
     from binas.api.names import list_operations as list_operations
     from binas.api.names import list_recipes as list_recipes
     from binas.api.names import list_spaces as list_spaces
-    from binas.api.opening import load_genotype as load_genotype
-    from binas.api.opening import load_network as load_network
-    from binas.api.opening import load_plugin as load_plugin
-    from binas.api.opening import load_recipe as load_recipe
-    from binas.api.opening import load_space as load_space
-    from binas.api.opening import open_data as open_data
     from binas.api.preprocess import Preprocess as Preprocess
     from binas.api.running import Front as Front
     from binas.api.running import SearchResult as SearchResult
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from binas.arch.space import SearchSpace as SearchSpace
     from binas.binarize.contract import register_activation_binarizer as register_activation_binarizer
     from binas.binarize.contract import register_weight_binarizer as register_weight_binarizer
-    from binas.data.opening import Data as Data
+    from binas.data.open_data import Data as Data
     from binas.data.source import register_dataset as register_dataset
     from binas.errors import BinasError as BinasError
     from binas.errors import UserError as UserError
-    from binas.models.registry import register_model as register_model
+    from binas.models.model_registry import register_model as register_model
     from binas.ops.contract import register_op as register_op
     from binas.ops.nonlinearities import register_nonlinearity as register_nonlinearity
     from binas.profile.cost import Profile as Profile
@@ -73,7 +73,7 @@ _NAMES = {
         "list_recipes",
         "list_spaces",
     ),
-    "binas.api.opening": (
+    "binas.api.loading": (
         "load_genotype",
         "load_network",
         "load_plugin",
@@ -104,13 +104,13 @@ _NAMES = {
         "register_activation_binarizer",
         "register_weight_binarizer",
     ),
-    "binas.data.opening": ("Data",),
+    "binas.data.open_data": ("Data",),
     "binas.data.source": ("register_dataset",),
     "binas.errors": (
         "BinasError",
         "UserError",
     ),
-    "binas.models.registry": ("register_model",),
+    "binas.models.model_registry": ("register_model",),
     "binas.ops.contract": ("register_op",),
     "binas.ops.nonlinearities": ("register_nonlinearity",),
     "binas.profile.cost": ("Profile",),

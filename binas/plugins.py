@@ -118,7 +118,7 @@ def require_plugins(needed: Iterable[PluginRecord], given: Iterable[PluginRecord
         )
 
 
-def told_by_plugin(error: Exception) -> str:
+def plugin_error_text(error: Exception) -> str:
     """What an error says where it went through a user's own file: file, line, kind; else nothing."""
     installed = {entry_point.module for entry_point in metadata.entry_points(group=ENTRY_POINTS)}
     names = [name for name in list(sys.modules) if name.startswith(PREFIX) or name in installed]

@@ -12,7 +12,7 @@ from binas.arch.kinds import SpaceField
 from binas.arch.space import SearchSpace, space_mapping
 from binas.config import Config, build, check_used, find_file, option_parameters, read_mapping, with_override
 from binas.data.config import DataConfig
-from binas.data.opening import Data, unused_by_set
+from binas.data.open_data import Data, unused_by_set
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.models import ModelChoice

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from binas.api.opening import load_genotype
+from binas.api.loading import load_genotype
 from binas.arch.genotype import AnyGenotype, cells_only
 from binas.arch.kinds import genotype_network
 from binas.arch.network import genotype_space

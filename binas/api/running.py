@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from binas.api.opening import load_genotype, load_network, load_space, loaded_plugins, open_data
+from binas.api.loading import load_genotype, load_network, load_space, loaded_plugins, open_data
 from binas.api.preprocess import Preprocess
 from binas.arch.genotype import AnyGenotype, cells_only
 from binas.arch.kinds import AnySpace, space_of
 from binas.config import Config, build
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.models import MODELS, ModelChoice
@@ -220,7 +220,7 @@ def run_evolution(
         data, limits, seed, device, folder, progress: as of `run_search`.
     """
     from binas.evolve.evolution import Evolution
-    from binas.evolve.problems.opening import open_problem
+    from binas.evolve.problems.open_problem import open_problem
 
     data = open_data(data)
     settings = _settings(EvolveConfig, config, "evolve")

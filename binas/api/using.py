@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from binas.api.building import Sizes, pair_of
-from binas.api.opening import load_genotype, load_network, loaded_plugins, open_data, trained_file
+from binas.api.loading import load_genotype, load_network, loaded_plugins, open_data, trained_file
 from binas.arch.genotype import AnyGenotype
 from binas.data.batches import Batches
 from binas.engine.loop import EVALUATION_BATCH_SIZE
@@ -25,7 +25,7 @@ from binas.profile.count import count
 from binas.run.device import pick_device
 
 if TYPE_CHECKING:
-    from binas.train.check import BinaryCheck
+    from binas.train.binary_check import BinaryCheck
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def check_binary(network: str | Path | nn.Module, images: Any = None) -> BinaryC
     Returns:
         A `BinaryCheck`: `is_binary`, `reports`, `real`.
     """
-    from binas.train.check import check_whole
+    from binas.train.binary_check import check_whole
 
     model = load_network(network) if isinstance(network, str | Path) else network
     preprocess: Any = getattr(model, "preprocess", None)

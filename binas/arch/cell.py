@@ -29,11 +29,11 @@ from binas.kernels.layouts.images_last import images_first, is_last
 from binas.ops import OpContext, build_op
 from binas.ops.parameter_free import padded_to_even
 
-Precision = Literal["real", "binary"]
+ConvPrecision = Literal["real", "binary"]
 
 
 def convolution(
-    precision: Precision,
+    precision: ConvPrecision,
     in_channels: int,
     out_channels: int,
     kernel_size: int,
@@ -66,7 +66,7 @@ class Preprocess(nn.Sequential):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, precision: Precision, context: OpContext
+        self, in_channels: int, out_channels: int, stride: int, precision: ConvPrecision, context: OpContext
     ) -> None:
         affine = context.batch_norm_affine and stride == 1
         size = 3 if stride == 2 else 1
@@ -102,7 +102,7 @@ class ReductionSkip(nn.Module):
         self.norm: nn.Module = nn.Identity()
         self.reduce: nn.Module = nn.AvgPool2d(2)
         if kind != "avg_pool":
-            precision: Precision = "real" if kind == "real" else "binary"
+            precision: ConvPrecision = "real" if kind == "real" else "binary"
             self.norm = nn.BatchNorm2d(in_channels, affine=context.batch_norm_affine)
             self.reduce = convolution(
                 precision, in_channels, out_channels, 2, 2, context, "reduction_skip", bias=True
@@ -161,7 +161,7 @@ class Cell(nn.Module):
         num_nodes: int,
         edges: EdgeOperations,
         columns: dict[str, int],
-        precision: Precision,
+        precision: ConvPrecision,
         skip: str | None,
         context: OpContext,
         choices: EdgeChoices | None = None,

@@ -56,11 +56,11 @@ def nodes(
     totals: dict[int, Tensor] = {}
     binarize_together(every)
     states = [None if x is None else images_first(x) for x in inputs]
-    for (source, targets), weights, groups in zip(sources, blocks, groups_of, strict=True):
+    for (source, targets), leaving, groups in zip(sources, blocks, groups_of, strict=True):
         x = states[source] if source < 2 else totals.get(source)
         if x is None or not groups:
             continue
-        edges = NodeEdges(x, norms.get(source), weights.unbind(1), len(targets))
+        edges = NodeEdges(x, norms.get(source), leaving.unbind(1), len(targets))
         for node, y in zip(targets, edges.contributions(groups), strict=True):
             if y is not None:
                 totals[node] = _plus(totals.get(node), y)
@@ -120,9 +120,9 @@ class Group:
         """The convolutions of its modules."""
         return [module.conv for module in self.modules if isinstance(module, BinaryConv)]
 
-    def weights(self, columns: Sequence[Tensor], num_targets: int) -> Tensor:
+    def weights_of(self, edge_weights: Sequence[Tensor], num_targets: int) -> Tensor:
         """The edge weights of its targets (T,)."""
-        column = columns[self.column]
+        column = edge_weights[self.column]
         if len(self.targets) == num_targets:
             return column
         each = column.unbind()  # a list as an index would be copied to the device, which waits for it
@@ -175,14 +175,14 @@ class NodeEdges:
     Args:
         x: the node (N, C, H, W).
         norm: the cell's batch-norm of it, or None.
-        columns: for each operation of the space the weights of the edges to all targets, (T,).
+        edge_weights: for each operation of the space those of the edges to all targets, (T,).
         num_targets: T.
     """
 
     def __init__(
-        self, x: Tensor, norm: nn.Module | None, columns: Sequence[Tensor], num_targets: int
+        self, x: Tensor, norm: nn.Module | None, edge_weights: Sequence[Tensor], num_targets: int
     ) -> None:
-        self.x, self.norm, self.columns, self.num_targets = x, norm, columns, num_targets
+        self.x, self.norm, self.edge_weights, self.num_targets = x, norm, edge_weights, num_targets
         self._normalized: Tensor | None = None
         self._codes: dict[tuple[object, ...], Tensor] = {}
 
@@ -222,7 +222,7 @@ class NodeEdges:
             if isinstance(outputs, Tensor):
                 shared.append((group, outputs))
                 continue
-            weights = group.weights(self.columns, self.num_targets)
+            weights = group.weights_of(self.edge_weights, self.num_targets)
             for position, (target, y) in enumerate(zip(group.targets, outputs, strict=True)):
                 totals[target] = _plus(totals[target], y * weights[position])
         for key in list(wide) or ([0] if shared else []):
@@ -248,7 +248,7 @@ class NodeEdges:
             tuple(convs),
             tuple(tuple(place[target] for target in group.targets) for group, _ in shared),
         )
-        weights = [group.weights(self.columns, self.num_targets) for group, _ in shared]
+        weights = [group.weights_of(self.edge_weights, self.num_targets) for group, _ in shared]
         inputs = ([x], kernels, coefficients, [z for _, z in shared], weights)
         with outside_autocast(x.device.type) as widened:  # sums of ±1 decide signs
             (x,), *rest = (widened(tensors) for tensors in inputs)
@@ -258,7 +258,7 @@ class NodeEdges:
     def _wide(self, group: Group, place: dict[int, int]) -> tuple[WideConv, Tensor, Tensor]:
         convs = group.convs
         first = convs[0]
-        weights = group.weights(self.columns, self.num_targets)[:, None]
+        weights = group.weights_of(self.edge_weights, self.num_targets)[:, None]
         if first.binarize_weights:
             if group.binarized is None:
                 binarize_together([group])

@@ -68,7 +68,7 @@ class NetworkSettings(Config):
     stem: Literal["cifar", "imagenet"] = "cifar"
     """cifar: one 3×3 convolution; imagenet: three of stride 2, without stem_multiplier."""
     preprocess: Literal["real", "binary"] = "binary"
-    """Precision of the convolutions that bring a cell's two inputs to its width."""
+    """ConvPrecision of the convolutions that bring a cell's two inputs to its width."""
     batch_norm_affine: bool = False
     """Whether batch-norms inside cells learn scale and shift."""
     batch_norm_after_pool: bool = True

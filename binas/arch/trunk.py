@@ -103,9 +103,9 @@ class Trunk(nn.Module):
         keeps_inside = not (self.checkpoint_cells and self.training and torch.is_grad_enabled())
         before, previous = self.cell_inputs(x)
         for plan, cell in zip(self.plans, self.cells, strict=True):
-            weights = None if edge_weights is None else edge_weights[plan.kind]
+            of_cell = None if edge_weights is None else edge_weights[plan.kind]
             path = None if paths is None else paths[plan.kind]
-            arguments = (before, previous, weights, drop_rate, path)
+            arguments = (before, previous, of_cell, drop_rate, path)
             output = cell(*arguments) if keeps_inside else run_checkpointed(cell, *arguments)
             before, previous = previous, output
             if watch is not None:

@@ -5,8 +5,8 @@ from binas.binarize.contract import (
     GRADIENT_QUANTIZERS,
     WEIGHT_BINARIZERS,
     ActivationBinarizer,
-    Geometry,
     GradientQuantizer,
+    LayerGeometry,
     WeightBinarizer,
 )
 from binas.binarize.conv import BinaryConv2d, RealActivation
@@ -33,8 +33,8 @@ __all__ = [
     "BinarizerSpec",
     "BinaryConv2d",
     "BinaryLinear",
-    "Geometry",
     "GradientQuantizer",
+    "LayerGeometry",
     "LayerRule",
     "RealActivation",
     "WeightBinarizer",

@@ -88,11 +88,11 @@ def to_line(row: dict[str, Any]) -> str:
     annealed = "annealed" if row["annealed"] else "not annealed"
     bases = "" if row["bases"] == 1 else f", {row['bases']} bases"
     bits = "1 bit" if row["bits"] == 1 else f"{row['bits']} bits"
-    what = f"{bits} {levels_in_words(row['levels'])}{bases}; {learnable}; {annealed}"
+    what = f"{bits} {format_levels(row['levels'])}{bases}; {learnable}; {annealed}"
     return f"{row['kind']:<10}  {row['name']:<20}  {what}  {row['paper']}. {row['summary']}{origin}"
 
 
-def levels_in_words(levels: list[int]) -> str:
+def format_levels(levels: list[int]) -> str:
     """{−1, +1}, or the ends and the number of many."""
     if len(levels) > MAX_LEVELS_SHOWN:
         return f"{{{levels[0]:+d} … {levels[-1]:+d}: {len(levels)}}}"

@@ -19,7 +19,7 @@ Bases = list[tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
-class Geometry:
+class LayerGeometry:
     """The convolution that a binarizer works for, as in `nn.Conv2d`, with integers."""
 
     kernel_size: int
@@ -70,7 +70,7 @@ class ActivationBinarizer(_Quantizer):
     """Whether equal inputs give equal codes, a single pair without scale, whatever layer owns it: no
     parameters, nothing random. Edges that leave one node then binarize it once."""
 
-    def bind(self, geometry: Geometry) -> None:
+    def bind(self, geometry: LayerGeometry) -> None:
         """Called once by the layer that owns it; for scales that are a map over the output."""
 
     def forward(self, x: Tensor) -> Bases:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from binas.binarize.contract import (
     ActivationBinarizer,
     Bases,
-    Geometry,
     GradientQuantizer,
+    LayerGeometry,
     WeightBinarizer,
 )
 from binas.binarize.exact import convolve_integers
@@ -63,7 +63,7 @@ class BinaryConv2d(nn.Module):
         self.binarize_weights = True
         self.real_activation: RealActivation = "none"
         self.keeps_real_activations = False
-        """Whether a rule keeps its input real-valued whatever the stage says; `set_precision` heeds it."""
+        """Whether a rule keeps its input real-valued whatever the stage says; `set_precision` follows it."""
         self.keeps_real_weights = False
         """The same of its weights."""
         self.estimator: BinarizerSpec | None = None
@@ -126,9 +126,9 @@ class BinaryConv2d(nn.Module):
         return binarization if self.estimator is None else binarization.with_activation(self.estimator)
 
     @property
-    def geometry(self) -> Geometry:
+    def geometry(self) -> LayerGeometry:
         """The convolution that its binarizers work for."""
-        return Geometry(
+        return LayerGeometry(
             self.kernel_size,
             self.stride,
             self.padding,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 LARGEST_EXACT = {torch.float16: 2048, torch.bfloat16: 256}
 """All integers up to this magnitude are numbers of the type: 2^11 and 2^8."""
 
-Geometry = tuple[int, int, int, int]
+ConvArguments = tuple[int, int, int, int]
 """Stride, padding, dilation, groups."""
 
 
@@ -34,7 +34,7 @@ def half_type(device_type: str, largest_sum: float) -> torch.dtype | None:
     return dtype if largest_sum <= LARGEST_EXACT.get(dtype, 0) else None
 
 
-def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: float, geometry: Geometry) -> Tensor:
+def convolve_integers(codes: Tensor, kernel: Tensor, largest_sum: float, geometry: ConvArguments) -> Tensor:
     """The convolution of integers held in floating point, exactly.
 
     Under autocast it runs in 16 bits where these hold every sum, otherwise in float32, and gives float32.
@@ -68,7 +68,7 @@ def outside_autocast(device_type: str) -> Iterator[Callable[[Sequence[Tensor]], 
         yield lambda tensors: [tensor.float() for tensor in tensors]
 
 
-def _convolve(codes: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+def _convolve(codes: Tensor, kernel: Tensor, geometry: ConvArguments) -> Tensor:
     stride, padding, dilation, groups = geometry
     if not codes.is_cuda:
         return F.conv2d(codes, kernel, None, stride, padding, dilation, groups)
@@ -84,7 +84,7 @@ def _cudnn_is_exact(
     dtype: torch.dtype,
     image: tuple[int, ...],
     kernel: tuple[int, ...],
-    geometry: Geometry,
+    geometry: ConvArguments,
 ) -> bool:
     """Whether this device convolves ±1 of these sizes without a rounding error; tried once."""
     with torch.no_grad(), torch.autocast("cuda", enabled=False):

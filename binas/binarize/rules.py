@@ -56,7 +56,7 @@ class LayerRule(Config):
         """Whether weights of its layers stay real-valued."""
         return self.precision in ("real", "real_weights")
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """What it looks for."""
         return f"match: {self.match}" if self.type is None else f"type: {self.type}"
 
@@ -78,7 +78,7 @@ class LayerNames(Config):
     """Their classes, and the registered names of operations among them."""
 
 
-Choice = tuple[Binarization, Sequence[LayerRule]]
+BinarizationChoice = tuple[Binarization, Sequence[LayerRule]]
 """A binarization, and the rules that except some layers from it."""
 
 
@@ -115,13 +115,15 @@ def check_rules(
         known = {name for layer in layers for name in (layer.paths if rule.type is None else layer.types)}
         close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or sorted(known)[:3]
         raise UserError(
-            f"layers: the rule '{rule.words()}' fits none of the {len(layers)} binary convolutions;"
+            f"layers: the rule '{rule.summary()}' fits none of the {len(layers)} binary convolutions;"
             f" there are, for example, {', '.join(close)}. Rules of a space hold for supernet and network"
             " alike; those for one stage of training stand in its own layers"
         )
 
 
-def own_by_rules(model: nn.Module, choices: Sequence[Choice], may_be_absent: Collection[str] = ()) -> None:
+def own_by_rules(
+    model: nn.Module, choices: Sequence[BinarizationChoice], may_be_absent: Collection[str] = ()
+) -> None:
     """Give layers that rules single out the binarizers of all stages; the first choice becomes active.
 
     Layers that no rule is for stay as they were built.
@@ -146,7 +148,7 @@ def own_by_rules(model: nn.Module, choices: Sequence[Choice], may_be_absent: Col
             layer.binarize_weights = not layer.keeps_real_weights
 
 
-def use_by_rules(model: nn.Module, choice: Choice) -> None:
+def use_by_rules(model: nn.Module, choice: BinarizationChoice) -> None:
     """Make one choice the active one in every layer of a model that owns it."""
     binarization, rules = choice
     for names, layer in layer_names(model):

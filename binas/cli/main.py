@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     except Exception as error:
-        from binas.plugins import told_by_plugin
+        from binas.plugins import plugin_error_text
 
-        told = told_by_plugin(error) or _told_by_memory(error) or _told_by_ranks(error)
+        told = plugin_error_text(error) or _memory_error_text(error) or _rank_error_text(error)
         if not told:
             raise
         print(f"binas: {_which_rank()}error: {told}", file=sys.stderr)
@@ -80,14 +80,14 @@ def _which_rank() -> str:
     return f"rank {os.environ.get('RANK', 0)}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
 
 
-def _told_by_ranks(error: Exception) -> str:
-    from binas.run.distributed import told_by_ranks
+def _rank_error_text(error: Exception) -> str:
+    from binas.run.distributed import rank_error_text
 
-    told = told_by_ranks(error)
+    told = rank_error_text(error)
     return with_hint(UserError(told, hint="resume")) if told else ""
 
 
-def _told_by_memory(error: Exception) -> str:
+def _memory_error_text(error: Exception) -> str:
     """What to do where memory has run out outside of training, which tells more; empty for other errors."""
     from binas.run.memory import is_out_of_memory
 

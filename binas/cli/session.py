@@ -34,7 +34,7 @@ from binas.search.config import SearchConfig
 from binas.train.stage import RetrainConfig
 
 if TYPE_CHECKING:
-    from binas.data.opening import Data
+    from binas.data.open_data import Data
 
 Overrides = dict[str, Any]
 Command = Callable[[Namespace, Overrides], int]
@@ -87,15 +87,15 @@ def open_run(
     config: str | None,
     *,
     start: Any = None,
-    settle: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+    complete: Callable[[Recipe], Recipe] = lambda recipe: recipe,
 ) -> tuple[Recipe, RunFolder | None]:
     """The recipe, and the folder of a run that is resumed; a new folder is made only when all is well.
 
     Args:
-        settle: checks and completes a recipe that a run is begun with.
+        complete: checks and completes a recipe that a run is begun with.
     """
     if options.resume is None or options.print_config:
-        recipe = settle(load_recipe(config, overrides, start=start, plugins=options.plugins))
+        recipe = complete(load_recipe(config, overrides, start=start, plugins=options.plugins))
         if not options.print_config and is_first_rank():
             RunFolder.check_free(recipe.runs / recipe.name, overwrite=options.overwrite)
         return recipe, None
@@ -108,7 +108,7 @@ def open_run(
     asked = (
         None
         if options.resume
-        else settle(load_recipe(config, overrides, start=start, plugins=options.plugins))
+        else complete(load_recipe(config, overrides, start=start, plugins=options.plugins))
     )
     path = Path(options.resume) if asked is None else asked.runs / asked.name
     # rank 0 holds the lock, the others only read
@@ -172,7 +172,7 @@ def device_of(recipe: Recipe) -> torch.device:
 
 def device_and_data(recipe: Recipe) -> tuple[torch.device, Data]:
     """The device of a recipe, and its images; of ranks on one machine one opens them before the others."""
-    from binas.data.opening import open_data
+    from binas.data.open_data import open_data
 
     device = device_of(recipe)
     with first_on_its_machine():
@@ -184,7 +184,7 @@ def plugin_files(options: Namespace, recipe: Recipe) -> list[str]:
     return list(dict.fromkeys([*recipe.plugins, *options.plugins]))
 
 
-def plugin_words(options: Namespace, recipe: Recipe) -> list[str]:
+def plugin_flags(options: Namespace, recipe: Recipe) -> list[str]:
     """The flags that name the same plug-in files again."""
     return [word for file in plugin_files(options, recipe) for word in ("--plugins", file)]
 

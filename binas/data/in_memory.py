@@ -12,7 +12,7 @@ from torch import Tensor
 
 from binas.data.config import DataConfig
 from binas.data.image_file import pixels_of
-from binas.data.opening import Data, split_data
+from binas.data.open_data import Data, split_data
 from binas.data.source import ArraySource, RawData
 from binas.errors import UserError
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
 
 COLUMNS = 10

@@ -41,16 +41,18 @@ class Link(NamedTuple):
     arrow: bool
 
 
-def words(operation: str) -> str:
+def operation_label(operation: str) -> str:
     """The name of an operation as a reader says it: `binary_conv_3x3` is "binary conv 3×3"."""
     said = re.sub(r"(?<=\d)x(?=\d)", "×", operation.replace("_", " "))
     return "".join(letter if letter.isprintable() else "?" for letter in said)
 
 
-def edge_words(edge: Edge) -> str:
+def format_edge(edge: Edge) -> str:
     """An edge's operation in words, with the activation and the estimator that were chosen for it alone."""
     chosen = [edge.activation, None if edge.estimator is None else edge.estimator.name]
-    return ", ".join([words(edge.op), *(words(name) for name in chosen if name is not None)])
+    return ", ".join(
+        [operation_label(edge.op), *(operation_label(name) for name in chosen if name is not None)]
+    )
 
 
 def category(operation: str, strided: bool = False) -> str:
@@ -78,7 +80,7 @@ def cell_graph(genotype: Genotype, kind: str) -> nx.MultiDiGraph:
             edge.source,
             edge.node,
             operation=edge.op,
-            words=edge_words(edge),
+            words=format_edge(edge),
             category=category(edge.op, strided=kind == "reduce" and edge.source < NUM_INPUTS),
             dead=edge.source in dead,
         )

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from binas.draw.figure import FONT, POINTS_PER_INCH, image, text_width
-from binas.draw.graph import words
+from binas.draw.graph import operation_label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def alpha_heatmap(
         raise ValueError(
             f"{values.shape} probabilities for {len(edges)} edges and {len(operations)} operations"
         )
-    names = [words(operation) for operation in operations]
+    names = [operation_label(operation) for operation in operations]
     left = MARGIN + max(text_width(edge, TEXT_SIZE) for edge in edges) + 6
     slanted = max(text_width(name, TEXT_SIZE) for name in names) * np.sin(np.radians(SLANT))
     top = MARGIN + (18.0 if title else 0.0) + slanted + 10

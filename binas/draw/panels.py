@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from binas.arch.genotype import CELL_KINDS, NUM_INPUTS, AnyGenotype, Genotype
 from binas.arch.macro_genotype import MacroGenotype, PlacedBlock
-from binas.draw.graph import Box, Link, cell_graph, scene, words
+from binas.draw.graph import Box, Link, cell_graph, operation_label, scene
 
 TITLES = {"normal": "Normal cell", "reduce": "Reduction cell"}
 
@@ -48,12 +48,12 @@ def _cell(genotype: Genotype, kind: str) -> Panel:
 def _stages(genotype: MacroGenotype) -> list[Panel]:
     stem = genotype.stem
     texts = ["image", f"conv 3×3, {stem.channels}"]
-    panels = [_column("stem", f"Stem{_stride_words(stem.stride)}", texts, ["end", "real"])]
+    panels = [_column("stem", f"Stem{_format_stride(stem.stride)}", texts, ["end", "real"])]
     for number, stage in enumerate(genotype.stages):
         blocks = [place for place in genotype.blocks() if place.stage == number]
-        title = f"Stage {number + 1}: {stage.channels} channels{_stride_words(stage.stride)}"
+        title = f"Stage {number + 1}: {stage.channels} channels{_format_stride(stage.stride)}"
         panels.append(
-            _column(f"stage{number}", title, [_block_words(b) for b in blocks], ["binary"] * len(blocks))
+            _column(f"stage{number}", title, [_format_block(b) for b in blocks], ["binary"] * len(blocks))
         )
     return [*panels, _column("head", "Head", ["global average", "linear"], ["real", "real"])]
 
@@ -67,21 +67,21 @@ def _column(name: str, title: str, texts: Sequence[str], kinds: Sequence[str]) -
     return Panel(name, title, boxes, links)
 
 
-def _stride_words(stride: int) -> str:
+def _format_stride(stride: int) -> str:
     return f", stride {stride}" if stride > 1 else ""
 
 
-def _block_words(place: PlacedBlock) -> str:
+def _format_block(place: PlacedBlock) -> str:
     block = place.block
     side = f"{block.kernel_size}×{block.kernel_size}"
     grouped = f" in {block.groups} groups" if block.groups > 1 else ""
-    lines = [f"conv {side}{grouped}, then 1×1", f"{words(block.activation)}, {_skip_words(place)}"]
+    lines = [f"conv {side}{grouped}, then 1×1", f"{operation_label(block.activation)}, {_format_skip(place)}"]
     if block.estimator is not None:
-        lines.append(words(block.estimator.name))
+        lines.append(operation_label(block.estimator.name))
     return "\n".join(lines)
 
 
-def _skip_words(place: PlacedBlock) -> str:
+def _format_skip(place: PlacedBlock) -> str:
     kind = place.block.skip
     if kind == "none":
         return "no skip"

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from binas.run.distributed import check_same, num_ranks, total
+from binas.run.distributed import all_reduce_sum, check_same, num_ranks
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def average_gradients(optimizer: torch.optim.Optimizer) -> None:
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     gradients = [p.grad for p in parameters if p.grad is not None]
     for some, flat in _flat(gradients):
-        total(flat).div_(num_ranks())
+        all_reduce_sum(flat).div_(num_ranks())
         _put_back(some, flat)
 
 
@@ -48,7 +48,7 @@ def take_from_first(*modules: nn.Module) -> None:
 
 
 @torch.no_grad()
-def settle(*modules: nn.Module) -> None:
+def average_buffers(*modules: nn.Module) -> None:
     """Gives all ranks the same buffers: the mean of those that differ, such as running statistics.
 
     Those that are the same already keep every bit; of what is no real number, rank 0's is taken.
@@ -60,7 +60,7 @@ def settle(*modules: nn.Module) -> None:
         low, high = flat.clone(), flat.clone()
         dist.all_reduce(low, dist.ReduceOp.MIN)
         dist.all_reduce(high, dist.ReduceOp.MAX)
-        mean = total(flat.clone()).div_(num_ranks())
+        mean = all_reduce_sum(flat.clone()).div_(num_ranks())
         _put_back(some, torch.where(low == high, flat, mean))
     for some, flat in _flat([b for b in module.buffers() if not b.is_floating_point()]):
         dist.broadcast(flat, 0)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from binas.data.batches import Batches
-from binas.engine.data_parallel import settle
-from binas.run.distributed import num_ranks, rank, total
+from binas.engine.data_parallel import average_buffers
+from binas.run.distributed import all_reduce_sum, num_ranks, rank
 from binas.run.nan import check_finite
 from binas.run.progress import Stopwatch, progress
 
@@ -74,7 +74,7 @@ def train_epoch(
     for module in step.trained:
         module.train()
     result = run_epoch(batches, num_batches, step.step, description, check_interval=check_interval)
-    settle(*step.trained)
+    average_buffers(*step.trained)
     for module in step.trained:
         check_weights(module, description)
     return result
@@ -122,7 +122,7 @@ def _check(sums: Mapping[str, Tensor], count: float, where: str) -> tuple[dict[s
     # one read for all, because each one waits for the device
     totals = torch.stack([value.double() for value in sums.values()]).tolist() if sums else []
     if num_ranks() > 1:
-        *totals, count = total(torch.tensor([*totals, count], dtype=torch.float64)).tolist()
+        *totals, count = all_reduce_sum(torch.tensor([*totals, count], dtype=torch.float64)).tolist()
     means = {name: value / max(count, 1) for name, value in zip(sums, totals, strict=True)}
     for name, mean in means.items():
         if "loss" in name:

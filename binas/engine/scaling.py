@@ -10,7 +10,7 @@ from torch import nn
 
 from binas.engine.micro_batch import Batch
 from binas.engine.sync_batch_norm import each_rank_alone
-from binas.run.distributed import first_says, is_first_rank, num_ranks, wait_for_all
+from binas.run.distributed import broadcast_from_first, is_first_rank, num_ranks, wait_for_all
 from binas.run.module_state import buffers_unchanged
 from binas.run.seeds import generator
 
@@ -53,7 +53,7 @@ def rate_alone(
             _wait_for(device)
             rate = TRIALS * num_images / max(time.perf_counter() - start, 1e-9)
         module.zero_grad(set_to_none=True)
-    return first_says(rate)
+    return broadcast_from_first(rate)
 
 
 def rate_values(images_per_second: float, alone: float | None) -> dict[str, float]:
@@ -73,7 +73,7 @@ def rate_values(images_per_second: float, alone: float | None) -> dict[str, floa
     return values
 
 
-def rate_words(values: Mapping[str, float]) -> str:
+def format_rates(values: Mapping[str, float]) -> str:
     """The same for a person."""
     words = f"{values['images_per_second']:.0f} images/s"
     if "images_per_second_per_rank" in values:

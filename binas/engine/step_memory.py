@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from binas.engine.memory import Footprint, Forecast, Remedy, announce, footprint, forecast_of
+from binas.engine.memory_forecast import Footprint, Forecast, Remedy, announce, footprint, forecast_of
 from binas.engine.micro_batch import Batch
 from binas.engine.scaling import rate_alone
-from binas.run.distributed import smallest
+from binas.run.distributed import all_reduce_min
 from binas.run.progress import say
 
 Trial = Callable[[bool], AbstractContextManager[tuple[Callable[[Batch], object], nn.Module]]]
@@ -62,7 +62,7 @@ class StepMemory:
         forecast = self.forecast()
         if self.wanted == "auto" and self.micro_batch is None:
             largest = forecast.largest_micro_batch(self.batch_size) or self.batch_size
-            self.micro_batch = smallest(largest)
+            self.micro_batch = all_reduce_min(largest)
             forecast = self.forecast(forecast.footprint)
             say(f"micro-batch: {self.micro_batch} of {self.batch_size} images at a time")
         announce(forecast, lambda: self.remedies(forecast))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from binas.engine.batch_norm import batch_norms
-from binas.run.distributed import num_ranks, total
+from binas.run.distributed import all_reduce_sum, num_ranks
 
 
 class _Normalize(torch.autograd.Function):
@@ -40,7 +40,7 @@ class _Normalize(torch.autograd.Function):
         center, count = own_mean.double(), float(x.numel() // x.shape[1])
         # square sums around each rank's mean, widened before they are joined: large means would drown them
         sums = torch.stack([center, own_variance.double() + center.square(), torch.ones_like(center)])
-        sums = total(sums * count)
+        sums = all_reduce_sum(sums * count)
         everywhere = sums[2]
         middle = sums[0] / everywhere
         spread = (sums[1] / everywhere - middle.square()).clamp_min(0)
@@ -58,7 +58,7 @@ class _Normalize(torch.autograd.Function):
         by_x, *own = torch.ops.aten.native_batch_norm_backward(
             by_y.to(x.dtype), x, weight, mean, variance, None, None, False, ctx.epsilon, [True, True, True]
         )
-        along, middle = total(torch.stack(own).double()) / everywhere
+        along, middle = all_reduce_sum(torch.stack(own).double()) / everywhere
         factor = torch.rsqrt(variance.double() + ctx.epsilon)
         scale = factor if weight is None else factor * weight
         shape = (1, -1, *(1,) * (x.dim() - 2))

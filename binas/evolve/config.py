@@ -45,7 +45,7 @@ class Operators(Config):
     mutation: float = Field(0.1, ge=0, le=1)
     """Probability with which a gene of a mutation changes."""
     mutate_crossed: bool = False
-    """Whether children of two parents are mutated as well."""
+    """Whether children of two parents are mutation as well."""
     draws: int = Field(50, ge=1)
     """Children drawn until one is new and keeps the limits; then genomes at random, equally often."""
 

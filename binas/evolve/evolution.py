@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from binas.arch.genotype import Genotype
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.evolve.problems.problem import Problem, Variant, reference_cost
@@ -75,7 +75,7 @@ class Evolution:
 
     def run(self) -> dict[str, Any]:
         """Evaluates candidates until there are none left, writes what was found, and gives the front."""
-        from binas.evolve.evaluators.judging import open_judge
+        from binas.evolve.evaluators.judges import open_judge
         from binas.evolve.study.storage import open_storage
         from binas.evolve.study.worker import Worker
 
@@ -128,7 +128,7 @@ class Evolution:
             budget=self._budget,
         )
         settings = {**self.identity, "limits": dict(self.identity["limits"])}
-        settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.words()
+        settings["topology"] = self.what.hash() if isinstance(self.what, Genotype) else self.what.summary()
         settings["images"] = self.data.split_hashes
         # a table is the same one wherever it lies
         for name, about in self.problem.limits.about().items():
@@ -186,7 +186,7 @@ class Evolution:
 
     def _check_predictions(self, document: dict[str, Any], judge: Judge) -> dict[str, Any] | None:
         """Measures the first members of a predicted front; gives the predictor's report."""
-        from binas.evolve.evaluators.judging import PredictedAccuracy
+        from binas.evolve.evaluators.judges import PredictedAccuracy
 
         if not isinstance(judge, PredictedAccuracy):
             return None

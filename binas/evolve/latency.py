@@ -58,7 +58,7 @@ def fill_table(
     if min(runs, threads) < 1 or num_random < 0:
         raise UserError("latency: runs and threads are numbers from 1 on, genomes from 0")
     torch.set_num_threads(threads)
-    device = device_words(threads)
+    device = format_device(threads)
     times = kept_times(out, device)
     missing = missing_layers(problem, candidates(problem, num_random, seed, named), times)
     count, saved = sum(map(len, missing.values())), time.monotonic()
@@ -79,7 +79,7 @@ def write(out: Path, device: str, times: dict[str, float]) -> None:
     LatencyTable(device=device, unit="ms", entries=entries).write(out)
 
 
-def device_words(threads: int) -> str:
+def format_device(threads: int) -> str:
     """What decides the times, in words."""
     name = device_name(torch.device("cpu"))
     many = f"{threads} thread{'s' * (threads > 1)}"
@@ -108,7 +108,7 @@ def candidates(problem: Problem, num_random: int, seed: int, named: Sequence[str
     space, largest = problem.space, problem.largest()
     # the search asks for the costs of both ends, whatever it meets
     found = [largest, space.nth(0), space.nth(space.size - 1), *problem.references.values()]
-    found += [genome_of_words(space, text) for text in named]
+    found += [parse_genome(space, text) for text in named]
     for place, gene in enumerate(space.genes):
         found += [(*largest[:place], choice, *largest[place + 1 :]) for choice in range(len(gene.choices))]
     generator = random.Random(seed)
@@ -116,7 +116,7 @@ def candidates(problem: Problem, num_random: int, seed: int, named: Sequence[str
     return list(dict.fromkeys(map(space.canonical, found)))
 
 
-def genome_of_words(space: GenomeSpace, text: str) -> Genome:
+def parse_genome(space: GenomeSpace, text: str) -> Genome:
     """The genome of these values.
 
     Raises:

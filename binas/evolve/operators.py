@@ -17,12 +17,12 @@ from binas.evolve.problems.genome import Genome, GenomeSpace
 Values = npt.NDArray[np.float64]
 
 
-def crossed(first: Genome, second: Genome, generator: random.Random, swap: float = 0.5) -> Genome:
+def crossover(first: Genome, second: Genome, generator: random.Random, swap: float = 0.5) -> Genome:
     """Uniform crossover: each gene of the first, or with probability `swap` that of the second."""
     return tuple(b if generator.random() < swap else a for a, b in zip(first, second, strict=True))
 
 
-def mutated(genome: Genome, space: GenomeSpace, generator: random.Random, rate: float) -> Genome:
+def mutation(genome: Genome, space: GenomeSpace, generator: random.Random, rate: float) -> Genome:
     """Each gene becomes, with that probability, another of its choices."""
     places = []
     for place, gene in zip(genome, space.genes, strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from binas.evolve.report import accuracy_words
+from binas.evolve.report import format_accuracy
 from binas.profile.pareto import Point, front
 from binas.profile.table import short_count
 from binas.run.files import write_atomic
@@ -74,7 +74,7 @@ def front_figure(document: Mapping[str, Any], generations: Mapping[int, Sequence
         formatted(FuncFormatter(lambda value, _: short_count(value)))
     axes.tick_params(which="minor", labelsize=7)
     axes.set_xlabel("OPs (FLOPs + BOPs/64)")
-    axes.set_ylabel(accuracy_words(document))
+    axes.set_ylabel(format_accuracy(document))
     axes.set_title(f"hypervolume {document['hypervolume']:.4f}", fontsize=10)
     if generations:
         axes.legend(fontsize=7)

@@ -40,7 +40,7 @@ def front_document(
         "format": FORMAT,
         "version": 1,
         **about,
-        "objectives": [f"{accuracy_words(about)}, maximised", "OPs (FLOPs + BOPs/64), minimised"],
+        "objectives": [f"{format_accuracy(about)}, maximised", "OPs (FLOPs + BOPs/64), minimised"],
         "hypervolume_box": {"accuracy": 1.0, "ops": largest_cost},
         "hypervolume": hypervolume(points, largest_cost),
         "evaluations": sum(REFERENCE_KEY not in trial.system_attrs for trial in trials),
@@ -56,7 +56,7 @@ def front_document(
     }
 
 
-def accuracy_words(about: Mapping[str, Any]) -> str:
+def format_accuracy(about: Mapping[str, Any]) -> str:
     """What a front's accuracies are: of an evaluation, or what a predictor expects of it."""
     predicted = "predicted " if about["evaluation"] == "predicted" else ""
     return f"{predicted}search-validation accuracy"
@@ -132,7 +132,7 @@ def write_winners(
                 recipe,
                 found,
                 origin,
-                accuracy_words(document),
+                format_accuracy(document),
             )
         )
     return files

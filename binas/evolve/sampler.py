@@ -20,14 +20,14 @@ from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, Operators
 from binas.evolve.operators import (
     Values,
-    crossed,
-    mutated,
+    crossover,
+    mutation,
     rank_and_crowding,
     roulette,
     survivors,
     tournament,
 )
-from binas.evolve.problems.genome import Choice, Genome, GenomeSpace
+from binas.evolve.problems.genome import GeneChoice, Genome, GenomeSpace
 from binas.run.seeds import derive_seed
 
 GENOME_KEY = "genome"
@@ -193,10 +193,10 @@ class Family:
         if not self.genomes:
             return self.space.random(generator)
         if generator.random() >= operators.crossover:
-            return mutated(self._parent(generator), self.space, generator, operators.mutation)
-        child = crossed(self._parent(generator), self._parent(generator), generator, operators.swap)
+            return mutation(self._parent(generator), self.space, generator, operators.mutation)
+        child = crossover(self._parent(generator), self._parent(generator), generator, operators.swap)
         rate = operators.mutation if operators.mutate_crossed else 0.0
-        return mutated(child, self.space, generator, rate)
+        return mutation(child, self.space, generator, rate)
 
     def _parent(self, generator: random.Random) -> Genome:
         return self.space.filled(self._chosen(generator), generator)
@@ -230,6 +230,6 @@ def penalties_of(trials: Sequence[FrozenTrial]) -> Values:
     return np.array([sum(max(v, 0.0) for v in trial.constraints.values()) for trial in trials], dtype=float)
 
 
-def values_of(trial: FrozenTrial, space: GenomeSpace) -> tuple[Choice, ...]:
+def values_of(trial: FrozenTrial, space: GenomeSpace) -> tuple[GeneChoice, ...]:
     """What stands in a trial's genome."""
     return space.values(trial.system_attrs[GENOME_KEY])

@@ -13,6 +13,6 @@ import binas.models.resnet_ratio
 import binas.models.vgg
 import binas.models.xnor_net  # noqa: F401 (all of them register their networks)
 from binas.models.build import ModelChoice, build_model
-from binas.models.registry import MODELS, Model, ModelOptions, Task
+from binas.models.model_registry import MODELS, Model, ModelOptions, Task
 
 __all__ = ["MODELS", "Model", "ModelChoice", "ModelOptions", "Task", "build_model"]

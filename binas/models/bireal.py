@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
 from binas.models.layers import SHORTCUT, average_pool, binary_conv, real_conv, scaled, shortcut, stem
-from binas.models.registry import Task, register_models
+from binas.models.model_registry import Task, register_models
 from binas.models.residual import (
     DEPTHS,
     ResidualNet,

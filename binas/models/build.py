@@ -14,7 +14,7 @@ from binas.binarize import Binarization, BinaryConv2d, LayerRule
 from binas.binarize.rules import own_by_rules
 from binas.config import Config, build, merged
 from binas.errors import UserError
-from binas.models.registry import MODELS, Model, ModelOptions, Task
+from binas.models.model_registry import MODELS, Model, ModelOptions, Task
 from binas.registry import nearest
 
 LONGEST_OPTION = 200
@@ -69,7 +69,7 @@ class ModelChoice(Config):
         rules, options = self.model.rules, self.options()
         return () if rules is None or options.real else rules(options)
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Name and changed options in one line; of a long option its hash."""
         given = self.model_dump(mode="json")
         changes = []

@@ -21,7 +21,7 @@ from binas.binarize import Binarization, BinarizerSpec
 from binas.config import find_file
 from binas.errors import UserError
 from binas.models.layers import average_pool, binary_conv
-from binas.models.registry import ModelOptions, Task, register_models
+from binas.models.model_registry import ModelOptions, Task, register_models
 from binas.ops import OPS
 from binas.ops.convolutions import BinaryConv
 from binas.ops.parameter_free import padded_to_even

@@ -25,7 +25,7 @@ from binas.models.layers import (
     scaled,
     stem,
 )
-from binas.models.registry import StemOptions, Task, register_models
+from binas.models.model_registry import StemOptions, Task, register_models
 
 GROWTH = 64
 SHUFFLE_GROUPS = 16

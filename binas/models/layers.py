@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from binas.arch.cell import global_average
 from binas.binarize import BinaryConv2d
-from binas.models.registry import Task
+from binas.models.model_registry import Task
 from binas.ops.nonlinearities import build_nonlinearity
 
 Stem = Literal["imagenet", "grouped", "cifar"]

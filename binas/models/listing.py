@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from binas.config import describe
-from binas.models.registry import MODELS
+from binas.models.model_registry import MODELS
 
 
 def model_rows(names: Sequence[str]) -> list[dict[str, Any]]:

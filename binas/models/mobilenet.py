@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from binas.binarize import Binarization, BinarizerSpec
 from binas.errors import UserError
 from binas.models.layers import FIRST, Head, average_pool, binary_conv, chain, real_conv, scaled
-from binas.models.registry import Task, WidthOptions, register_models
+from binas.models.model_registry import Task, WidthOptions, register_models
 
 CHANNELS = (32, 64, *(128,) * 2, *(256,) * 2, *(512,) * 6, *(1024,) * 2)
 """After the first convolution and after each of the 13 blocks."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from binas.binarize import Binarization, BinarizerSpec, LayerRule
 from binas.config import Config
 from binas.models.layers import FIRST, Head, binary_conv, chain, real_conv, scaled
-from binas.models.registry import Task, WidthOptions, register_models
+from binas.models.model_registry import Task, WidthOptions, register_models
 from binas.ops.nonlinearities import HardTanh
 
 Bits = Literal[1, 2, 4, 8, "real"]

@@ -25,7 +25,7 @@ from binas.models.layers import (
     stem,
 )
 from binas.models.mobilenet import block_channels
-from binas.models.registry import Task, WidthOptions, register_models
+from binas.models.model_registry import Task, WidthOptions, register_models
 from binas.models.residual import (
     DEPTHS,
     ResidualConv,

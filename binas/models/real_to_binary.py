@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
 from binas.models.layers import binary_conv, shortcut, stem
-from binas.models.registry import Task, register_models
+from binas.models.model_registry import Task, register_models
 from binas.models.residual import DEPTHS, ResidualNet, ResidualOptions, last_channels, stages, stem_channels
 from binas.ops.gating import ChannelGate
 

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from binas.models.layers import Downsampling, Head, binary_conv, scaled, shortcut
-from binas.models.registry import StemOptions, Task
+from binas.models.model_registry import StemOptions, Task
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 152: (3, 8, 36, 3)}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
 from binas.models.layers import Head, binary_conv, chain, scaled, shortcut, stem
-from binas.models.registry import Task, WidthOptions, register_models
+from binas.models.model_registry import Task, WidthOptions, register_models
 from binas.ops.nonlinearities import HardTanh
 
 

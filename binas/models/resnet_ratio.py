@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from binas.binarize import Binarization, BinarizerSpec
 from binas.models.layers import Downsampling, Stem, binary_conv, scaled, shortcut, stem
-from binas.models.registry import Task, WidthOptions, register_models
+from binas.models.model_registry import Task, WidthOptions, register_models
 from binas.models.residual import ResidualNet
 
 NUM_STAGES, BLOCKS = 4, 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from binas.binarize import Binarization, BinarizerSpec
 from binas.binarize.sign import straight_through_sign
 from binas.models.layers import FIRST, PixelsToChannels, binary_conv, classifier, max_pool, real_conv, scaled
-from binas.models.registry import ModelOptions, Task, WidthOptions, register_models
+from binas.models.model_registry import ModelOptions, Task, WidthOptions, register_models
 from binas.ops.nonlinearities import build_nonlinearity
 
 SMALL_CHANNELS = (128, 128, 256, 256, 512, 512)

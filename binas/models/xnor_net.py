@@ -21,7 +21,7 @@ from binas.models.layers import (
     shortcut,
     stem,
 )
-from binas.models.registry import Task, WidthOptions, register_models
+from binas.models.model_registry import Task, WidthOptions, register_models
 from binas.models.residual import DEPTHS, ResidualNet, ResidualOptions, last_channels, stages, stem_channels
 
 BINARIZATION = Binarization(activation=BinarizerSpec(name="xnor_k"), weight=BinarizerSpec(name="xnor"))

@@ -19,7 +19,7 @@ from binas.binarize import (
     ActivationBinarizer,
     Binarization,
     BinarizerSpec,
-    Geometry,
+    LayerGeometry,
     WeightBinarizer,
 )
 from binas.binarize.contract import Bases
@@ -76,7 +76,7 @@ class BinarizerCost:
 
 
 def binarizer_costs(
-    binarization: Binarization, geometry: Geometry, shape: Shape
+    binarization: Binarization, geometry: LayerGeometry, shape: Shape
 ) -> tuple[BinarizerCost, BinarizerCost]:
     """What the binarizers of activations and weights add in a layer of that geometry.
 
@@ -92,7 +92,9 @@ def binarizer_costs(
 
 
 @lru_cache(maxsize=2**16)
-def _activation_cost(spec: BinarizerSpec, factory: object, geometry: Geometry, shape: Shape) -> BinarizerCost:
+def _activation_cost(
+    spec: BinarizerSpec, factory: object, geometry: LayerGeometry, shape: Shape
+) -> BinarizerCost:
     def cost() -> BinarizerCost:
         activation = Binarization(activation=spec).build_activation(geometry.in_channels).eval()
         activation.bind(geometry)
@@ -125,7 +127,7 @@ def _told(cost: Callable[[], BinarizerCost], numbers: int) -> BinarizerCost:
             return cost()
 
 
-def _filters(geometry: Geometry) -> torch.Size:
+def _filters(geometry: LayerGeometry) -> torch.Size:
     """The shape of a convolution's weight."""
     inputs = geometry.in_channels // geometry.groups
     return torch.Size((geometry.out_channels, inputs, geometry.kernel_size, geometry.kernel_size))
@@ -191,7 +193,7 @@ def binary_conv(
 ) -> LayerCost:
     """A `BinaryConv2d` under the binarization and the switches of a place."""
     binarization = place.context.binarizations[0]
-    geometry = Geometry(kernel, stride, padding, dilation, groups, shape[0], channels)
+    geometry = LayerGeometry(kernel, stride, padding, dilation, groups, shape[0], channels)
     # the parameters of both binarizers are the layer's, whether a switch turns it off or not
     activation, weight = binarizer_costs(binarization, geometry, shape)
     own = activation.parameters + weight.parameters

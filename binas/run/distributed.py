@@ -114,17 +114,17 @@ def _stop(number: int, frame: Any) -> None:
 
 def wait_for_all() -> None:
     """Goes on when all ranks have come here."""
-    total(torch.zeros(1))
+    all_reduce_sum(torch.zeros(1))
 
 
-def total(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum over all ranks, the same bits on each; in place."""
     if num_ranks() > 1:
         dist.all_reduce(values)
     return values
 
 
-def smallest(number: int) -> int:
+def all_reduce_min(number: int) -> int:
     """The smallest of the ranks' numbers."""
     if num_ranks() == 1:
         return number
@@ -133,7 +133,7 @@ def smallest(number: int) -> int:
     return int(value)
 
 
-def first_says(number: float) -> float:
+def broadcast_from_first(number: float) -> float:
     """The number of rank 0."""
     if num_ranks() == 1:
         return number
@@ -169,7 +169,7 @@ def first_on_its_machine() -> Iterator[None]:
         wait_for_all()
 
 
-def told_by_ranks(error: Exception) -> str:
+def rank_error_text(error: Exception) -> str:
     """What to tell where another rank has gone; empty for other errors."""
     if num_ranks() == 1 or not isinstance(error, RuntimeError):
         return ""

@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NOT_ENOUGH)
 
 
-def byte_words(count: float) -> str:
+def format_bytes(count: float) -> str:
     """A number of bytes as a person reads it: `512 kB`, `3.4 MB`, `12 GB`; a thousand each."""
     size = abs(count) / 1e3
     unit = "kB"

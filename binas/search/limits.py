@@ -75,7 +75,7 @@ class CostLimits:
             excess = self.largest_excess(genotype)
             if not excess:
                 return genotype
-            told = (excess, self.words(genotype))
+            told = (excess, self.summary(genotype))
             nearest = told if nearest is None else min(nearest, told)
         assert nearest is not None
         raise UserError(
@@ -83,7 +83,7 @@ class CostLimits:
             f" nearest exceeds {nearest[1]}; raise them, or make the space smaller (space.network, of cells)"
         )
 
-    def words(self, genotype: AnyGenotype) -> str:
+    def summary(self, genotype: AnyGenotype) -> str:
         """Which limits are exceeded, and by how much; empty where none is."""
         exceeded = {key: excess for key, excess in self.excess(genotype).items() if excess > 0}
         return ", ".join(f"{key} by {excess:.1%}" for key, excess in exceeded.items())

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from binas.engine.memory import Forecast, Remedy
+from binas.engine.memory_forecast import Forecast, Remedy
 from binas.engine.micro_batch import Batch
 from binas.engine.step_memory import StepMemory
 from binas.search.config import Phase, SearchConfig

@@ -22,16 +22,16 @@ from binas.arch.supernet import Supernet
 from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.image_set import Images
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.engine.data_parallel import check_replicas
 from binas.engine.loop import EVALUATION_BATCH_SIZE, EpochResult, evaluate, train_epoch
-from binas.engine.memory import memory_guard, report_peak
+from binas.engine.memory_forecast import memory_guard, report_peak
 from binas.engine.micro_batch import Batch
-from binas.engine.scaling import rate_values, rate_words
+from binas.engine.scaling import format_rates, rate_values
 from binas.plugins import PluginRecord, records_for
 from binas.profile.measures import Limits
 from binas.run.checkpoint import save_checkpoint
-from binas.run.distributed import Distributed, first_says, num_ranks, number_of_ranks, rank
+from binas.run.distributed import Distributed, broadcast_from_first, num_ranks, number_of_ranks, rank
 from binas.run.files import write_atomic
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
@@ -150,7 +150,7 @@ class Search:
         """
         state = self.start
         if state is not None:
-            if folder is not None and first_says(folder.checkpoint.exists()):
+            if folder is not None and broadcast_from_first(folder.checkpoint.exists()):
                 state = self.builder.restored(folder.checkpoint)
                 say(f"resumed the search after epoch {state.epoch}/{self.strategy.num_epochs}")
             writes = folder is not None and folder.is_written_here
@@ -219,7 +219,7 @@ class Search:
                 reset_alphas=structure.reset_alphas,
             )
             self.strategy.start(state)
-            say(f"{structure.reason}: {_structure_words(state)}")
+            say(f"{structure.reason}: {_format_structure(state)}")
         state.strategy = self.strategy.state_dict()
         log.flush()
         if log.writes and folder is not None:
@@ -273,7 +273,7 @@ class Search:
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
         say(
             f"{part} epoch {epoch + 1}/{total}: {shown} entropy {entropy:.3f}"
-            f" T {strategy.temperatures['normal']:.3g} genotype {genotype.hash()}, {rate_words(rates)},"
+            f" T {strategy.temperatures['normal']:.3g} genotype {genotype.hash()}, {format_rates(rates)},"
             f" {eta(seconds_left)} left"
         )
         if strategy.trains(epoch) != "weights" and strategy.state is not None:
@@ -299,7 +299,7 @@ class Search:
         best = front.recommended
         more = {"epoch": best.epoch} if best.epoch else {}
         recommended = self._with_provenance(best.genotype, **more, rule=front.rule)
-        if exceeded := self.limits.words(recommended):
+        if exceeded := self.limits.summary(recommended):
             warn(f"no epoch's genotype kept the limits; the nearest exceeds {exceeded}")
         if folder is not None and folder.is_written_here:
             document = front_document(front, self.limits.costs, self._about(), max(len(seen), 1))
@@ -424,6 +424,6 @@ def _candidate(row: Mapping[str, Any]) -> Candidate:
     return Candidate(genotype, row["epoch"], row["accuracy"], row["excess"])
 
 
-def _structure_words(state: SearchState) -> str:
+def _format_structure(state: SearchState) -> str:
     counts = [len(names) for kind in CELL_KINDS for names in state.supernet.candidates[kind]]
     return f"{state.supernet.settings.num_cells} cells, at most {max(counts)} operations on an edge"

@@ -142,7 +142,7 @@ class BilevelStep:
         images, labels = batch
         mix = self._mix("alpha")
         with self.options.alpha_precision.autocast():
-            logits = self.supernet(images, mix.weights, mix.paths)
+            logits = self.supernet(images, mix.edge_weights, mix.paths)
         logits = self.options.alpha_precision.full(logits)
         loss = self.config.loss(logits, labels)
         total = self._with(loss, mix, [one.loss for one in self.regularizers])
@@ -158,7 +158,7 @@ class BilevelStep:
         with torch.no_grad():
             mix = self._mix("weight")
         with self.options.weight_precision.autocast():
-            logits = self.supernet(images, mix.weights, mix.paths)
+            logits = self.supernet(images, mix.edge_weights, mix.paths)
         logits = self.options.weight_precision.full(logits)
         loss = self.config.loss(logits, labels)
         total = self._with(loss, mix, [one.weight_loss for one in self.regularizers])
@@ -179,7 +179,7 @@ class BilevelStep:
         if not terms:
             return loss
         probabilities = mix.probabilities or self.alphas.probabilities(self.temperatures)
-        relaxed = Relaxed(self.alphas, probabilities, mix.weights, self.temperatures)
+        relaxed = Relaxed(self.alphas, probabilities, mix.edge_weights, self.temperatures)
         for term in terms:
             added = term(relaxed)
             loss = loss if added is None else loss + added

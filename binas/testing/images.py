@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.testing.promises import promise, told_of
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from binas.binarize.check import check_binarizer
+from binas.binarize.binarizer_check import check_binarizer
 from binas.ops import NONLINEARITIES, OPS
-from binas.ops.check import check_op
 from binas.ops.contract import KINDS, OpContext, build_op
 from binas.ops.kind import operation_kind
 from binas.ops.nonlinearities import build_nonlinearity
+from binas.ops.op_check import check_op
 from binas.profile.executed import executed_layers
 from binas.profile.formulas import Place
 from binas.profile.operations import op_cost

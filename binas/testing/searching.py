@@ -12,7 +12,7 @@ import torch
 
 from binas.arch.kinds import AnySpace, load_any_space
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.run.folder import RunFolder
 from binas.run.progress import shown_by
 from binas.search.config import SearchConfig

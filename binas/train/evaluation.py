@@ -11,7 +11,7 @@ import torch
 from binas.data.batches import Batches
 from binas.data.datasets import DATASETS
 from binas.data.image_set import Images
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.plugins import PluginRecord, require_plugins
@@ -44,7 +44,7 @@ def evaluate_checkpoint(
         "images": images,
         **result,
         "stage": structure.stage.name,
-        "precision": structure.stage.precision_words(),
+        "precision": structure.stage.format_precision(),
         "epochs": checkpoint.state["position"].get("step"),
         **structure.identity(),
     }
@@ -81,7 +81,7 @@ def evaluate_ensemble(
     return {"split": split, "images": images, **result, "networks": len(paths), "members": members}
 
 
-def result_words(result: Mapping[str, Any]) -> str:
+def format_result(result: Mapping[str, Any]) -> str:
     """What was measured, for a person."""
     measured = (
         f"{result['split']} accuracy {result['accuracy']:.4f}, loss {result['loss']:.4f} on"

@@ -15,7 +15,7 @@ from binas.arch.space import NetworkSettings
 from binas.binarize import Binarization, LayerRule, set_progress
 from binas.config import Config, build
 from binas.data.config import DataConfig
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model
 from binas.plugins import PluginRecord, require_plugins
@@ -93,7 +93,7 @@ class ModelStructure(Config):
     def identity(self) -> dict[str, str]:
         """What was trained: `genotype` and its hash, or `model` and its name with the changed options."""
         if self.model is not None:
-            return {"model": self.model.words()}
+            return {"model": self.model.summary()}
         return {"genotype": self.read_genotype().hash()}
 
     def required_plugins(self) -> tuple[PluginRecord, ...]:

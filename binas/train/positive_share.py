@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from binas.binarize import binary_convolutions
 from binas.binarize.contract import Bases
-from binas.run.distributed import total
+from binas.run.distributed import all_reduce_sum
 
 
 class PositiveShares:
@@ -54,7 +54,7 @@ class PositiveShares:
     def figures(self) -> dict[str, float]:
         """`positive_share/LAYER` for each layer that has read codes; of several bases the first."""
         counts = [[float(positive), self._count[name]] for name, positive in self._positive.items()]
-        counts = total(torch.tensor(counts, dtype=torch.float64)).tolist() if counts else []
+        counts = all_reduce_sum(torch.tensor(counts, dtype=torch.float64)).tolist() if counts else []
         return {
             f"positive_share/{name}": positive / count
             for name, (positive, count) in zip(self._positive, counts, strict=True)

@@ -24,18 +24,18 @@ from binas.arch.trunk import Trunk
 from binas.binarize import binary_weights, restart_weight_binarizers, set_progress
 from binas.config import build, merged
 from binas.data.batches import Batches
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.engine.data_parallel import check_replicas, take_from_first
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
-from binas.engine.memory import memory_guard, report_peak
-from binas.engine.scaling import rate_values, rate_words
+from binas.engine.memory_forecast import memory_guard, report_peak
+from binas.engine.scaling import format_rates, rate_values
 from binas.engine.step_memory import StepMemory
 from binas.engine.sync_batch_norm import synchronise
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.plugins import PluginRecord, records_for
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
-from binas.run.distributed import Distributed, first_says, num_ranks, number_of_ranks, rank
+from binas.run.distributed import Distributed, broadcast_from_first, num_ranks, number_of_ranks, rank
 from binas.run.folder import RunFolder
 from binas.run.metrics import MetricsLog
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
@@ -151,7 +151,7 @@ class Retraining:
             folder: where checkpoints and metrics go; None: nothing is written, and `best_weights` holds the
                 weights of the best epoch where `keep: best` asks for them.
         """
-        resumed = folder is not None and first_says(folder.checkpoint.exists())
+        resumed = folder is not None and broadcast_from_first(folder.checkpoint.exists())
         if folder is not None and resumed:
             self._restore(folder.checkpoint)
         for stage in self.stages[self.position.stage + 1 :]:
@@ -240,7 +240,7 @@ class Retraining:
         take_from_first(self.network, self.objective.trained)
         self.optimizer = stage.optimizer.build_for(self.network, self.objective.named_parameters().values())
         say(
-            f"stage {number}/{len(self.stages)} '{stage.name}': {stage.precision_words()};"
+            f"stage {number}/{len(self.stages)} '{stage.name}': {stage.format_precision()};"
             f" carried over: {carried}; reset: optimizer state, learning rate"
             f" {stage.optimizer.learning_rate:g}, batch_norm_decay {stage.batch_norm_decay:g}"
         )
@@ -299,7 +299,7 @@ class Retraining:
         )
         shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
         time_left = eta(watch.remaining(left - 1))
-        say(f"{description}: {shown}, {rate_words(rates)}, {time_left} left")
+        say(f"{description}: {shown}, {format_rates(rates)}, {time_left} left")
         self.history.append({"step": position.step, "stage": stage.name, **values})
         position.epoch += 1
         position.step += 1

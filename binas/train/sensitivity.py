@@ -204,7 +204,7 @@ def write_report(rows: Sequence[Sensitivity], structure: ModelStructure, file: P
     text = (
         "# Sensitivity of layers\n\n"
         "One layer at a time is binarized, the others stay real-valued; nothing is trained in between."
-        f" Network: {what}, trained with {structure.stage.precision_words()}; binarizers: {scheme}. Loss and"
+        f" Network: {what}, trained with {structure.stage.format_precision()}; binarizers: {scheme}. Loss and"
         " accuracy are of the validation images, one run; *BN anew*: with batch-norm statistics estimated"
         f" anew on training images.\n\nCheckpoint: `{file}`."
         f" {device_name(torch.device('cpu'))}, torch {torch.__version__}, binas {__version__}.\n\n"

@@ -146,7 +146,7 @@ class StageConfig(Config):
         names = {name for one in chosen if one is not None for name in one.registered_names()}
         return names | {choice.name for choice in self.parts}
 
-    def precision_words(self) -> str:
+    def format_precision(self) -> str:
         """What is binary, in words."""
         words = {True: "binary", False: "real"}
         if self.real_activation != "none":

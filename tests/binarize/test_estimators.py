@@ -21,7 +21,7 @@ from binas.binarize import (
 )
 from binas.binarize.schemes.bnn_plus import bnn_plus_penalty
 from binas.errors import UserError
-from binas.train.check import check_network, real_layers
+from binas.train.binary_check import check_network, real_layers
 
 Array = NDArray[np.float64]
 Options = dict[str, object]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from binas.binarize import ACTIVATION_BINARIZERS, Binarization, BinaryConv2d, Geometry
+from binas.binarize import ACTIVATION_BINARIZERS, Binarization, BinaryConv2d, LayerGeometry
 from binas.binarize.schemes.bwnh import Bwnh, hashing_initialisation, inner_products
 from binas.errors import UserError
 
@@ -83,7 +83,7 @@ def test_map_k_passes_the_gradient_of_sign_and_its_own(window: float | None) -> 
 
 def test_map_ks_derivative_is_that_of_finite_differences() -> None:
     binarizer = ACTIVATION_BINARIZERS["xnor_k"](3)
-    binarizer.bind(Geometry(3, 2, 1, 1, 1, 3, 4))
+    binarizer.bind(LayerGeometry(3, 2, 1, 1, 1, 3, 4))
     # away from 0, where |x| has a kink
     x = torch.empty(2, 3, 5, 4, dtype=torch.float64).uniform_(0.1, 2) * torch.randn(2, 3, 5, 4).sign()
     assert torch.autograd.gradcheck(lambda values: binarizer(values)[0][1], x.requires_grad_())
@@ -95,7 +95,7 @@ def test_map_k_refuses_a_window_that_is_none(window: object) -> None:
         ACTIVATION_BINARIZERS["xnor_k"](3, window=window)
 
 
-def patches(x: Array, geometry: Geometry) -> list[Array]:
+def patches(x: Array, geometry: LayerGeometry) -> list[Array]:
     """The patches under the kernel as columns, for each group of channels."""
     size, step, dilation, pad = geometry.kernel_size, geometry.stride, geometry.dilation, geometry.padding
     padded = np.pad(x, [(0, 0), (0, 0), (pad, pad), (pad, pad)])
@@ -113,15 +113,15 @@ def patches(x: Array, geometry: Geometry) -> list[Array]:
 
 
 GEOMETRIES = [
-    Geometry(3, 1, 1, 1, 1, 4, 5),
-    Geometry(3, 2, 1, 2, 2, 4, 6),
-    Geometry(1, 1, 0, 1, 1, 4, 3),
-    Geometry(3, 1, 1, 1, 4, 4, 4),
+    LayerGeometry(3, 1, 1, 1, 1, 4, 5),
+    LayerGeometry(3, 2, 1, 2, 2, 4, 6),
+    LayerGeometry(1, 1, 0, 1, 1, 4, 3),
+    LayerGeometry(3, 1, 1, 1, 4, 4, 4),
 ]
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_inner_products_of_patches(geometry: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inner_products_of_patches(geometry: LayerGeometry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("binas.binarize.schemes.bwnh.PATCHES_AT_A_TIME", 800)  # several blocks
     x = torch.randn(7, 4, 6, 5)
     grams = list(inner_products(x, geometry))
@@ -132,7 +132,7 @@ def test_inner_products_of_patches(geometry: Geometry, monkeypatch: pytest.Monke
 
 
 def residual(
-    weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, g: Geometry
+    weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, g: LayerGeometry
 ) -> Array:
     """Squared error of each output channel, from convolutions."""
     options = (g.stride, g.padding, g.dilation, g.groups)
@@ -142,7 +142,7 @@ def residual(
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_hashing_comes_nearer_with_every_turn(geometry: Geometry) -> None:
+def test_hashing_comes_nearer_with_every_turn(geometry: LayerGeometry) -> None:
     torch.manual_seed(0)
     shape = (geometry.out_channels, 4 // geometry.groups, geometry.kernel_size, geometry.kernel_size)
     weight = torch.randn(shape, dtype=torch.float64)
@@ -178,7 +178,7 @@ def best_of_all(w: Array, gram: Array) -> float:
 
 def test_hashing_ends_where_no_single_bit_helps_and_near_the_best() -> None:
     torch.manual_seed(3)
-    geometry = Geometry(1, 1, 0, 1, 1, 9, 12)
+    geometry = LayerGeometry(1, 1, 0, 1, 1, 9, 12)
     weight = torch.randn(12, 9, 1, 1, dtype=torch.float64)
     x = torch.relu(torch.randn(4, 9, 5, 5, dtype=torch.float64) + 0.5)
     codes, scale = hashing_initialisation(weight, x, geometry, 50)
@@ -204,14 +204,14 @@ def test_hashing_ends_where_no_single_bit_helps_and_near_the_best() -> None:
 def test_hashing_of_white_inputs_is_the_least_squares_sign() -> None:
     weight = torch.randn(3, 4, 1, 1, dtype=torch.float64)
     x = torch.eye(4, dtype=torch.float64).reshape(4, 4, 1, 1)
-    codes, scale = hashing_initialisation(weight, x, Geometry(1, 1, 0, 1, 1, 4, 3))
+    codes, scale = hashing_initialisation(weight, x, LayerGeometry(1, 1, 0, 1, 1, 4, 3))
     assert torch.equal(codes, torch.where(weight >= 0, 1.0, -1.0).double())
     torch.testing.assert_close(scale, weight.abs().flatten(1).mean(dim=1), rtol=1e-12, atol=0)
 
 
 def test_hashing_of_inputs_that_are_all_zero_keeps_the_start() -> None:
     weight = torch.randn(3, 4, 3, 3)
-    codes, scale = hashing_initialisation(weight, torch.zeros(2, 4, 5, 5), Geometry(3, 1, 1, 1, 1, 4, 3))
+    codes, scale = hashing_initialisation(weight, torch.zeros(2, 4, 5, 5), LayerGeometry(3, 1, 1, 1, 1, 4, 3))
     assert torch.equal(codes, torch.where(weight >= 0, 1.0, -1.0))
     torch.testing.assert_close(scale, weight.abs().flatten(1).mean(dim=1))
 
@@ -228,7 +228,7 @@ def test_a_layer_takes_what_hashing_found(groups: int) -> None:
     )
     conv.weight.data[0, 0, 0, :2] = torch.tensor([0.0, -0.0])
     x = torch.where(torch.randn(8, 4, 6, 6) >= 0, 1.0, -1.0)
-    geometry = Geometry(3, 1, 1, 1, groups, 4, 6)
+    geometry = LayerGeometry(3, 1, 1, 1, groups, 4, 6)
     real = conv.weight.detach().clone()
     codes, scale = hashing_initialisation(real, x, geometry)
     binarizer = conv.weight_binarizer
@@ -247,9 +247,9 @@ def filters(values: Sequence[float]) -> torch.Tensor:
 def test_hashing_against_a_case_by_hand() -> None:
     # inputs (1, 1) twice and (1, -1) once: G = [[3, 1], [1, 3]]; w = (1, -0.2)
     x = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]], dtype=torch.float64).reshape(3, 2, 1, 1)
-    codes, scale = hashing_initialisation(filters([1.0, -0.2]), x, Geometry(1, 1, 0, 1, 1, 2, 1))
+    codes, scale = hashing_initialisation(filters([1.0, -0.2]), x, LayerGeometry(1, 1, 0, 1, 1, 2, 1))
     # q = (2.8, 0.4); signs: α = 2.4/4 = 0.6; bit 0: 2.8 + 0.6 > 0; bit 1: 0.4 − 0.6 < 0 stays
     assert codes.flatten().tolist() == [1, -1] and scale.item() == pytest.approx(0.6)
     # w = (1, -0.1): q = (2.9, 0.7); α = 2.2/4 = 0.55; bit 1: 0.7 − 0.55 > 0 flips; then α = 3.6/8
-    codes, scale = hashing_initialisation(filters([1.0, -0.1]), x, Geometry(1, 1, 0, 1, 1, 2, 1))
+    codes, scale = hashing_initialisation(filters([1.0, -0.1]), x, LayerGeometry(1, 1, 0, 1, 1, 2, 1))
     assert codes.flatten().tolist() == [1, 1] and scale.item() == pytest.approx(0.45)

@@ -17,7 +17,7 @@ from binas.binarize import Binarization, BinaryConv2d, binary_convolutions, set_
 from binas.binarize.schemes.inq import Inq
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.engine.batch_norm import frozen_running_statistics
 from binas.errors import UserError
 from binas.run.folder import RunFolder

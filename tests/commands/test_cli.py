@@ -16,7 +16,7 @@ import yaml
 
 from binas.cli.main import main
 from binas.config import describe, shipped_names
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.recipe import Recipe, load_recipe
 from binas.run.folder import read_manifest
 from binas.run.metrics import read_metrics

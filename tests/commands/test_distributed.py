@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from binas.cli.main import main
 from binas.data.batches import Batches
 from binas.data.image_set import ImageSet
-from binas.engine.data_parallel import settle, take_from_first
+from binas.engine.data_parallel import average_buffers, take_from_first
 from binas.engine.scaling import rate_values
 from binas.engine.sync_batch_norm import synchronise
 from binas.errors import UserError
-from binas.run.distributed import num_ranks, told_by_ranks
+from binas.run.distributed import num_ranks, rank_error_text
 from binas.run.folder import RunFolder, read_manifest
 from binas.run.metrics import read_metrics
 
@@ -126,7 +126,7 @@ def in_double(parts: Any) -> Any:
 def train(folder: Path, whole_batch: int, retrain: bool = False, sync: bool = True) -> dict[str, Any]:
     """A search, or a retraining of a shipped genotype's like, in float64; what it left behind."""
     from binas.arch.sample import random_genotype
-    from binas.data.opening import open_data
+    from binas.data.open_data import open_data
     from binas.recipe import load_recipe
     from binas.run.distributed import Distributed, is_first_rank, wait_for_all
     from binas.run.files import write_atomic
@@ -201,7 +201,7 @@ def worker(folder: Path) -> None:
         different = nn.BatchNorm1d(3)
         different.running_mean = torch.tensor([1.0, 2.0 + rank(), 3.0])
         different.weight.data += rank()
-        settle(different)
+        average_buffers(different)
         found["settled"] = different.running_mean
         take_from_first(different)
         found["taken"] = different.weight.detach()
@@ -444,8 +444,8 @@ def test_without_a_launcher_nothing_is_done() -> None:
     norm, plain = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
     synchronise(norm)
     take_from_first(norm)
-    settle(norm)
-    assert "forward" not in vars(norm) and num_ranks() == 1 and told_by_ranks(RuntimeError("gloo")) == ""
+    average_buffers(norm)
+    assert "forward" not in vars(norm) and num_ranks() == 1 and rank_error_text(RuntimeError("gloo")) == ""
     x = torch.randn(4, 3, 2, 2)
     assert torch.equal(norm(x), plain(x))
     assert rate_values(10.0, None) == {"images_per_second": 10.0}

@@ -23,15 +23,15 @@ from binas.binarize import (
     BinarizerSpec,
     BinaryConv2d,
     BinaryLinear,
-    Geometry,
     GradientQuantizer,
+    LayerGeometry,
     WeightBinarizer,
     after_optimizer_step,
     binary_convolutions,
     set_progress,
 )
+from binas.binarize.binarizer_check import LAYERS, check_binarizer
 from binas.binarize.catalogue import KINDS, binarization_with, rows, to_line, variants
-from binas.binarize.check import LAYERS, check_binarizer
 from binas.binarize.contract import Bases
 from binas.binarize.sign import sign, straight_through_sign
 from binas.errors import UserError
@@ -302,7 +302,7 @@ def test_a_sound_binarizer_of_a_user_passes(rigged: None) -> None:
 
 
 class _Bound(_Activation):
-    def bind(self, geometry: Geometry) -> None:
+    def bind(self, geometry: LayerGeometry) -> None:
         self.geometry = geometry
 
 
@@ -329,7 +329,7 @@ def test_the_layer_tells_its_geometry_once(rigged: None) -> None:
         6, 4, 3, 2, 1, 2, 2, binarizations=[Binarization(activation=BinarizerSpec(name="bound"))]
     )
     bound = layer.activation_binarizer
-    assert isinstance(bound, _Bound) and bound.geometry == Geometry(3, 2, 1, 2, 2, 6, 4)
+    assert isinstance(bound, _Bound) and bound.geometry == LayerGeometry(3, 2, 1, 2, 2, 6, 4)
 
 
 def test_only_the_first_binarizer_may_change_the_latent_weight(rigged: None) -> None:

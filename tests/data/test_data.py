@@ -11,7 +11,7 @@ from binas.config import build
 from binas.data.config import Augmentation, DataConfig
 from binas.data.datasets import DATASETS, ArraySource, RawData
 from binas.data.image_set import ImageSet
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.data.pixels import convert, statistics
 from binas.errors import UserError
 
@@ -92,7 +92,7 @@ def test_hashes_tell_images_labels_and_positions_apart():
 def test_hashes_are_the_same_in_a_fresh_process():
     script = (
         "from binas.data.config import DataConfig\n"
-        "from binas.data.opening import open_data\n"
+        "from binas.data.open_data import open_data\n"
         "print(*open_data(DataConfig()).split_hashes.values())"
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -213,6 +213,6 @@ def test_opening_settings_loads_no_heavy_library():
     heavy = "'torch', 'sklearn', 'matplotlib', 'torchvision', 'skimage', 'PIL'"
     script = f"import sys, binas.data.config; assert not {{{heavy}}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
-    script = "import sys, binas.data.opening, binas.data.sheet, binas.data.batches;"
+    script = "import sys, binas.data.open_data, binas.data.sheet, binas.data.batches;"
     script += "assert not {'sklearn', 'matplotlib', 'torchvision', 'skimage'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from binas.data.config import DataConfig
 from binas.data.image_file import Decoder, read_header
 from binas.data.image_set import ImageSet, StreamedImageSet
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.errors import UserError
 
 GENERATOR = np.random.default_rng(0)

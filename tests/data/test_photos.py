@@ -7,7 +7,7 @@ import torch
 
 from binas.data import photos
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.data.photos import PHOTOS, is_test_column, patch_grid, photo_patches
 from binas.errors import UserError
 

@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from binas.data import published
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.errors import UserError
 
 GENERATOR = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.data.sheet import _mosaic, save_grid, summarize
 from binas.errors import UserError
 

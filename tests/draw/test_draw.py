@@ -15,7 +15,7 @@ from binas.arch.genotype import CELL_KINDS, Edge, Genotype, parse_genotype
 from binas.config import find_file, shipped_names
 from binas.draw.dot import dot_graph
 from binas.draw.figure import cell_image, figure
-from binas.draw.graph import OUTPUT, category, cell_graph, scene, words
+from binas.draw.graph import OUTPUT, category, cell_graph, operation_label, scene
 from binas.draw.heatmap import alpha_heatmap
 from binas.draw.layout import Layout, place
 from binas.draw.render import draw
@@ -91,7 +91,7 @@ GENOTYPES = {
     ],
 )
 def test_words_and_category(operation: str, said: str, kind: str) -> None:
-    assert words(operation) == said
+    assert operation_label(operation) == said
     assert category(operation) == kind
     assert category(operation, strided=True) == ("binary" if operation == "skip" else kind)
 

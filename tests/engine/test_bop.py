@@ -16,7 +16,7 @@ from binas.arch.space import load_space
 from binas.binarize import Binarization, BinaryConv2d, binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.engine.optimizer import OptimizerConfig, set_learning_rate
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint

@@ -25,12 +25,19 @@ from binas.arch.space import SearchSpace, load_space
 from binas.arch.supernet import Supernet, all_candidates
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
-from binas.engine.memory import Footprint, Forecast, Remedy, memory_guard, optimizer_bytes, remedies_text
+from binas.data.open_data import open_data
+from binas.engine.memory_forecast import (
+    Footprint,
+    Forecast,
+    Remedy,
+    memory_guard,
+    optimizer_bytes,
+    remedies_text,
+)
 from binas.engine.micro_batch import backward_in_parts, parts
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
-from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
+from binas.run.memory import available_bytes, format_bytes, is_out_of_memory, peak_bytes, used_bytes
 from binas.run.memory_meter import peak_of
 from binas.search.config import SearchConfig
 from binas.search.regularizers.diversity import Diversity
@@ -269,7 +276,7 @@ def test_the_gradient_of_single_paths_is_unbiased_where_the_loss_is_linear() -> 
     for column in range(4):
         rows = {"normal": alphas.softmax(1)}
         mix = single_path(rows, {"normal": [column]})
-        weights = mix.weights["normal"][0]
+        weights = mix.edge_weights["normal"][0]
         assert torch.equal(weights, F.one_hot(torch.tensor(column), 4).double())
         (gradient,) = torch.autograd.grad((weights[column] * outputs[column]) @ direction, alphas)
         total += probabilities[0, column].detach() * gradient
@@ -290,7 +297,7 @@ def test_a_single_path_is_the_supernet_with_one_hot_weights_and_runs_nothing_els
         for kind, columns in paths.items()
     }
     expected = F.cross_entropy(twin(images, one_hot), labels)
-    loss = F.cross_entropy(supernet(images, mix.weights, mix.paths), labels)
+    loss = F.cross_entropy(supernet(images, mix.edge_weights, mix.paths), labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # terms of 0 in another order
     loss.backward()
     for name, parameter in supernet.named_parameters():
@@ -336,7 +343,7 @@ def test_a_single_path_costs_what_one_operation_on_each_edge_costs() -> None:
         supernet = Supernet(chosen, 1, 3, candidates=candidates).train()
 
         def work(supernet: Supernet = supernet, drawn: Any = drawn) -> None:
-            F.cross_entropy(supernet(images, mix.weights, drawn), labels).backward()
+            F.cross_entropy(supernet(images, mix.edge_weights, drawn), labels).backward()
 
         with FlopCounterMode(display=False) as counter:
             work()
@@ -402,7 +409,7 @@ def test_remedies_are_told_with_their_effect_most_effective_first() -> None:
     ("count", "words"), [(999, "0.999 kB"), (512_000, "512 kB"), (3.44e6, "3.44 MB"), (-2e9, "−2 GB")]
 )
 def test_bytes_in_words(count: float, words: str) -> None:
-    assert byte_words(count) == words
+    assert format_bytes(count) == words
 
 
 def test_the_machine_tells_its_memory() -> None:
@@ -614,7 +621,7 @@ def test_a_search_with_single_paths_goes_on_bit_for_bit(quick: Path, binas: Any)
 
 
 def test_auto_stays_in_the_checkpoint(tiny: Path, binas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("binas.engine.memory.available_bytes", lambda device: 300_000)
+    monkeypatch.setattr("binas.engine.memory_forecast.available_bytes", lambda device: 300_000)
     status, out, error = binas(
         "search", "tiny.yaml", "--micro-batch", "auto", "--search.phases", "[{epochs: 1}]"
     )

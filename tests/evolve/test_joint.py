@@ -13,14 +13,14 @@ from torch.func import functional_call
 from binas.arch.slices import conv_part, tensors
 from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, SharedConfig
 from binas.evolve.evaluators.part import part_of
 from binas.evolve.evaluators.shared import SharedNetwork, drawn, phases_of
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.joint import BITS, JointProblem, sort_middle
-from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.open_problem import open_problem
 from binas.evolve.problems.problem import completed, profile_of, structure_of
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import InvertedBlock

@@ -14,9 +14,9 @@ from optuna.study import Study
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, Operators
 from binas.evolve.operators import (
-    crossed,
+    crossover,
     crowding,
-    mutated,
+    mutation,
     rank_and_crowding,
     ranks,
     roulette,
@@ -187,20 +187,20 @@ def test_front_and_hypervolume() -> None:
 
 def test_crossover_takes_each_gene_from_a_parent() -> None:
     generator = random.Random(0)
-    children = [crossed((0,) * 6, (1,) * 6, generator, 0.3) for _ in range(2000)]
+    children = [crossover((0,) * 6, (1,) * 6, generator, 0.3) for _ in range(2000)]
     assert np.mean(children) == pytest.approx(0.3, abs=0.02)
-    assert crossed((0,) * 6, (1,) * 6, generator, 0.0) == (0,) * 6
+    assert crossover((0,) * 6, (1,) * 6, generator, 0.0) == (0,) * 6
 
 
 def test_mutation_changes_genes_to_other_choices_at_its_rate() -> None:
     generator = random.Random(0)
-    children = [mutated((2,) * 6, SPACE, generator, 0.25) for _ in range(2000)]
+    children = [mutation((2,) * 6, SPACE, generator, 0.25) for _ in range(2000)]
     changed = [place for child in children for place in child if place != 2]
     assert len(changed) / 12_000 == pytest.approx(0.25, abs=0.02)
     shares = np.bincount(changed, minlength=6) / len(changed)
     assert shares[[0, 1, 3, 4, 5]] == pytest.approx([0.2] * 5, abs=0.03) and shares[2] == 0
     single = GenomeSpace((Gene("a", (1,)),))
-    assert mutated((0,), single, generator, 1.0) == (0,)
+    assert mutation((0,), single, generator, 1.0) == (0,)
 
 
 def test_tournament_and_roulette_prefer_the_better() -> None:

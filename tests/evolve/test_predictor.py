@@ -13,7 +13,7 @@ import torch
 
 from binas.config import read_mapping
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig, PredictorConfig
 from binas.evolve.evaluators.candidate import Judgement, ShortTraining
@@ -30,7 +30,7 @@ from binas.evolve.evaluators.predictor import (
 from binas.evolve.evaluators.sampling import SampleFile
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.joint import BITS, JointProblem
-from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.open_problem import open_problem
 from binas.models import ModelChoice
 
 Runner = Callable[..., tuple[int, str, str]]

@@ -15,13 +15,13 @@ from binas.arch.slices import conv_part
 from binas.binarize import BinaryConv2d
 from binas.config import find_file
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
 from binas.evolve.evaluators.identity import is_samples_identity, is_shared_identity, samples_identity
 from binas.evolve.evaluators.part import part_of
 from binas.evolve.evaluators.shared import SharedNetwork
-from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.open_problem import open_problem
 from binas.evolve.problems.problem import Problem, Variant, profile_of, reference_cost
 from binas.models import ModelChoice
 from binas.ops import OPS

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from binas.kernels.sum_tables.sum_tables import (
-    Geometry,
     InputGradient,
     KernelGradient,
     Masks,
     Rows,
+    TableGeometry,
     is_available,
     product_sums,
 )
@@ -66,7 +66,7 @@ def test_gradients_equal_an_ordinary_convolution(case: tuple[int, ...], team: Te
         groups,
         [True, True, False],
     )
-    geometry = Geometry(k, stride, padding, dilation, groups, tuple(x.shape), width, padding + 1)
+    geometry = TableGeometry(k, stride, padding, dilation, groups, tuple(x.shape), width, padding + 1)
     assert geometry.output_size == tuple(sums.shape[2:])
     masks = Masks(geometry, keeps_sums=True)
     last = sums.contiguous(memory_format=torch.channels_last)
@@ -97,7 +97,7 @@ def test_the_input_gradients_of_two_convolutions_add(team: Team) -> None:
     for k in (3, 5):
         kernel = torch.randn(16, 16, k, k).sign()
         sums = torch.conv2d(x, kernel, padding=k // 2).relu()
-        geometry = Geometry(k, 1, k // 2, 1, 1, (32, 16, 8, 8), 16, 2)
+        geometry = TableGeometry(k, 1, k // 2, 1, 1, (32, 16, 8, 8), 16, 2)
         masks = Masks(geometry, keeps_sums=False)
         last = sums.contiguous(memory_format=torch.channels_last)
         masks.take(0, last, masks.pattern(torch.ones(16)), torch.empty_like(last), True)
@@ -122,4 +122,4 @@ def test_small_or_odd_convolutions_are_left_to_torch(change: dict[str, object], 
         "width": 64,
         "margin": 1,
     }
-    assert Geometry(**{**settings, **change}).pays() is pays  # type: ignore[arg-type]
+    assert TableGeometry(**{**settings, **change}).pays() is pays  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from binas.binarize import Binarization, BinaryConv2d
 from binas.errors import UserError
 from binas.ops import OPS, OpContext, build_op
-from binas.ops.check import check_op
 from binas.ops.contract import describe_op
+from binas.ops.op_check import check_op
 from binas.ops.parameter_free import FactorisedSkip, padded_to_even
 
 CONTEXTS = {

@@ -24,7 +24,7 @@ import binas as package
 from binas.arch.kinds import load_any_space
 from binas.config import Config, describe
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.errors import UserError
 from binas.recipe import Expected, Recipe
 

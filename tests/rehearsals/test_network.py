@@ -23,7 +23,7 @@ from torch import nn
 
 from binas.binarize import Binarization, BinarizerSpec
 from binas.models.layers import FIRST, binary_conv, classifier, real_conv
-from binas.models.registry import ModelOptions, register_models
+from binas.models.model_registry import ModelOptions, register_models
 
 
 class PairOptions(ModelOptions):

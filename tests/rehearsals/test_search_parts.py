@@ -72,7 +72,7 @@ class EdgeNoise(Regularizer):
         def noisy(weights):
             return weights * (1 + self.scale * torch.randn(weights.shape, generator=generator).to(weights))
 
-        return EdgeMix({kind: noisy(w) for kind, w in mix.weights.items()}, mix.paths, mix.probabilities)
+        return EdgeMix({kind: noisy(w) for kind, w in mix.edge_weights.items()}, mix.paths, mix.probabilities)
 '''
 STRATEGY = '''\
 """Gumbel draws with a straight-through gradient; Dong and Yang, arXiv:1910.04465."""

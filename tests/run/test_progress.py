@@ -11,7 +11,7 @@ import termios
 import pytest
 
 from binas.cli.terminal import shown
-from binas.engine.memory import Footprint, Forecast, announce
+from binas.engine.memory_forecast import Footprint, Forecast, announce
 from binas.errors import UserError
 from binas.run.nan import check_finite
 from binas.run.progress import Stopwatch, eta, progress, room_logger, say, shown_by, warn

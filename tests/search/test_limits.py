@@ -47,7 +47,7 @@ def test_excess_is_of_the_network_that_the_space_builds() -> None:
     profile = count(genotype, (8, 8), 10, 1, binarization=Binarization())
     limits = cost_limits(ops=profile.ops / 2, bits=2 * profile.bits)
     assert limits.excess(genotype) == {"ops": 1.0, "bits": -0.5}
-    assert limits.largest_excess(genotype) == 1.0 and limits.words(genotype) == "ops by 100.0%"
+    assert limits.largest_excess(genotype) == 1.0 and limits.summary(genotype) == "ops by 100.0%"
     assert cost_limits().excess(genotype) == {} and cost_limits().largest_excess(genotype) == 0.0
 
 

@@ -20,7 +20,7 @@ from binas.arch.sample import random_genotype
 from binas.binarize import set_precision
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.errors import UserError
 from binas.profile.pareto import Point, front, knee

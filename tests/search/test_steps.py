@@ -16,7 +16,7 @@ from binas.arch.genotype import CELL_KINDS, Edge, Genotype
 from binas.arch.space import load_space
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.errors import UserError
 from binas.ops import OPS
 from binas.run.checkpoint import load_checkpoint

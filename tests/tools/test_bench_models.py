@@ -192,7 +192,7 @@ def test_questions_of_from_scratch_are_told_apart() -> None:
         assert len(set(settings)) == len(settings), f"{name}: two variants are the same recipe"
     pretraining = [one.recipe.retrain.stages for one in study.planned if one.variant == "clip_before"]
     assert [stage.epochs for stage in pretraining[0]] == [4, 4]
-    assert [stage.precision_words() for stage in pretraining[0]] == [
+    assert [stage.format_precision() for stage in pretraining[0]] == [
         "clip activations, real weights",
         "binary activations, binary weights",
     ]

@@ -14,7 +14,7 @@ import torch
 from binas.binarize import binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.engine.optimizer import OptimizerConfig
 from binas.errors import UserError
 from binas.models import ModelChoice, Task, build_model

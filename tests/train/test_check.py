@@ -25,7 +25,7 @@ from binas.binarize import (
     set_precision,
 )
 from binas.binarize.contract import Bases
-from binas.train.check import check_network, real_layers
+from binas.train.binary_check import check_network, real_layers
 
 Runner = Callable[..., tuple[int, str, str]]
 NETWORK = {"init_channels": 4, "num_cells": 3, "stem_multiplier": 1}
@@ -184,7 +184,7 @@ def test_a_convolution_that_is_not_run_is_not_proved() -> None:
     net = network()
     net.extra = BinaryConv2d(2, 2, 1)
     report = next(report for report in check_network(net, IMAGES) if report.name == "extra")
-    assert not report.is_binary and report.words() == "was not run"
+    assert not report.is_binary and report.summary() == "was not run"
 
 
 def test_real_layers_and_why() -> None:

@@ -19,12 +19,12 @@ from binas.arch.space import load_space
 from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.folder import RunFolder
 from binas.run.metrics import read_metrics
-from binas.train.check import check_network
+from binas.train.binary_check import check_network
 from binas.train.model_file import load_model
 from binas.train.parts.procedure import Layerwise, Portions
 from binas.train.parts.regularizer import WeightRegularizer, batch_norm_penalty

@@ -85,4 +85,4 @@ def test_a_stage_with_signs_has_no_place_for_it(tmp_path: Path) -> None:
         build(Recipe, {"retrain": {"stages": [stage]}}, str(tmp_path / "recipe.yaml"))
     stages = [{**stage, "binarize_activations": False, "binarize_weights": False}]
     recipe = build(Recipe, {"retrain": {"stages": stages}}, "recipe")
-    assert recipe.retrain.stages[0].precision_words() == "clip activations, real weights"
+    assert recipe.retrain.stages[0].format_precision() == "clip activations, real weights"

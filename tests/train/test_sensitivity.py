@@ -16,7 +16,7 @@ from binas.binarize import Binarization, BinarizerSpec
 from binas.binarize.rules import LayerRule
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.train.model_file import ModelStructure

@@ -17,7 +17,7 @@ from binas.arch.space import load_space
 from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.engine.batch_norm import frozen_running_statistics, set_batch_norm_decay
 from binas.engine.loop import check_weights
 from binas.errors import UserError

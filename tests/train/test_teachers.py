@@ -19,7 +19,7 @@ from binas.arch.sample import random_genotype
 from binas.arch.space import load_space
 from binas.config import build
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint
 from binas.run.folder import RunFolder

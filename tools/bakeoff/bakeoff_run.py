@@ -25,11 +25,11 @@ from binas.binarize import Binarization, binary_convolutions
 from binas.binarize.catalogue import EXAMPLE_CHANNELS, EXAMPLE_SHAPE
 from binas.config import build, merged, read_mapping
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.models.layers import FIRST, Head, binary_conv, max_pool, real_conv, scaled
-from binas.models.registry import MODELS, Task, WidthOptions, register_models
+from binas.models.model_registry import MODELS, Task, WidthOptions, register_models
 from binas.run.folder import RunFolder
 from binas.train.evaluation import evaluate_checkpoint
 from binas.train.retrain import Retraining

@@ -96,7 +96,7 @@ def cells(settings: Settings, rows: list[Row], data: str) -> list[list[str]]:
                 f"`{name}`",
                 entry["family"],
                 own[0]["bits"],
-                accuracy_words(own),
+                format_accuracy(own),
                 "" if above is None else f"{above:+.1f}",
                 f"{_mean(own, 'relative_time'):.1f}×",
                 "" if first is None or last is None else f"{first:.3f} → {last:.3f}",
@@ -113,7 +113,7 @@ def of(rows: Iterable[Row], name: str, data: str) -> list[Row]:
     return [row for row in rows if (row["entry"], row["data"]) == (name, data)]
 
 
-def accuracy_words(rows: list[Row]) -> str:
+def format_accuracy(rows: list[Row]) -> str:
     """Mean and standard deviation in per cent."""
     values = [100 * row["accuracy"] for row in rows]
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""

@@ -66,14 +66,14 @@ class Comparison:
     @property
     def is_rounding(self) -> bool:
         """Whether ours, rounded to the figure's digits, is the figure."""
-        return self.words(self.ours) == self.words(self.number)
+        return self.summary(self.ours) == self.summary(self.number)
 
     @property
     def needs_reason(self) -> bool:
         """Whether the difference is larger than what is left to rounding."""
         return abs(self.difference) > TOLERANCE and not self.is_rounding
 
-    def words(self, value: float) -> str:
+    def summary(self, value: float) -> str:
         """A value in the figure's unit with the figure's digits."""
         return self._written(value, 0)
 

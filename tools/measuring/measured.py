@@ -26,7 +26,7 @@ from binas.arch.genotype import Genotype
 from binas.config import build, read_text
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.errors import UserError
 from binas.models import ModelChoice

@@ -182,7 +182,8 @@ def identity(run: Run) -> dict[str, Any]:
     """What a row says about its network."""
     totals = run.profile.to_json()
     costs = {key: totals[key] for key in ("ops", "flops", "bops", "parameters", "binary_parameters")}
-    what = run.recipe.model.words() if run.recipe.model else f"{run.genotype.hash() if run.genotype else ''}"
+    found = run.genotype.hash() if run.genotype else ""
+    what = run.recipe.model.summary() if run.recipe.model else found
     return {"name": run.name, "kind": run.kind, "seed": run.recipe.seed, "what": what, **costs}
 
 

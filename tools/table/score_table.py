@@ -19,7 +19,7 @@ from binas.arch.extremes import extremes
 from binas.arch.kinds import load_any_space
 from binas.arch.path_supernet import path_supernet
 from binas.data.batches import Batches
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.engine.loop import EVALUATION_BATCH_SIZE
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.run.files import AppendedFile

@@ -24,7 +24,7 @@ from binas.arch.kinds import genotype_network, load_any_space
 from binas.arch.sample import random_genotype
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
-from binas.data.opening import Data, open_data
+from binas.data.open_data import Data, open_data
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
 from binas.engine.loss import LossConfig
 from binas.engine.optimizer import Curve, OptimizerConfig

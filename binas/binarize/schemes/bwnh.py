@@ -8,14 +8,14 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
-from binas.binarize.contract import WEIGHT_BINARIZERS, Bases, Geometry, WeightBinarizer, per_filter
+from binas.binarize.contract import WEIGHT_BINARIZERS, Bases, LayerGeometry, WeightBinarizer, per_filter
 from binas.binarize.sign import sign, straight_through_sign
 
 PATCHES_AT_A_TIME = 1 << 22
 """Numbers of unfolded patches held at once (32 MiB of float64)."""
 
 
-def inner_products(inputs: Tensor, geometry: Geometry) -> Iterator[Tensor]:
+def inner_products(inputs: Tensor, geometry: LayerGeometry) -> Iterator[Tensor]:
     """X·Xᵀ for each group of channels, where the columns of X (S, P) are the patches under the kernel.
 
     Args:
@@ -35,7 +35,7 @@ def inner_products(inputs: Tensor, geometry: Geometry) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def hashing_initialisation(
-    weight: Tensor, inputs: Tensor, geometry: Geometry, iterations: int = 20
+    weight: Tensor, inputs: Tensor, geometry: LayerGeometry, iterations: int = 20
 ) -> tuple[Tensor, Tensor]:
     """Codes and scales of a layer's filters whose inner products with its inputs are nearest to the real.
 
@@ -111,7 +111,9 @@ class Bwnh(WeightBinarizer):
         self.scale.copy_(weight.abs().flatten(1).mean(dim=1))
 
     @torch.no_grad()
-    def hash(self, weight: nn.Parameter, inputs: Tensor, geometry: Geometry, iterations: int = 20) -> None:
+    def hash(
+        self, weight: nn.Parameter, inputs: Tensor, geometry: LayerGeometry, iterations: int = 20
+    ) -> None:
         """Set the scale, and the signs of the latent weight, by `hashing_initialisation`."""
         codes, scale = hashing_initialisation(weight, inputs, geometry, iterations)
         weight.copy_(codes * weight.abs().clamp_min(torch.finfo(weight.dtype).tiny))

@@ -64,7 +64,7 @@ class Sign(ActivationBinarizer):
 
 
 @ACTIVATION_BINARIZERS.register("hard_tanh")
-class HardTanh(ActivationBinarizer):
+class HardTanhSign(ActivationBinarizer):
     """Sign with the gradient of hard tanh, as binarized neural networks introduced it.
 
     forward   y = +1 if x >= 0 else −1

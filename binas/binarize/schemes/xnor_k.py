@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from binas.binarize.contract import ACTIVATION_BINARIZERS, ActivationBinarizer, Bases, Geometry
+from binas.binarize.contract import ACTIVATION_BINARIZERS, ActivationBinarizer, Bases, LayerGeometry
 from binas.binarize.options import positive
 from binas.binarize.sign import straight_through_sign
 
@@ -33,9 +33,9 @@ class XnorK(ActivationBinarizer):
         super().__init__()
         name = "activation binarizer 'xnor_k'"
         self.window = None if window is None else positive(name, "window (null means none)", window)
-        self.geometry = Geometry(1, 1, 0, 1, 1, channels, channels)
+        self.geometry = LayerGeometry(1, 1, 0, 1, 1, channels, channels)
 
-    def bind(self, geometry: Geometry) -> None:
+    def bind(self, geometry: LayerGeometry) -> None:
         self.geometry = geometry
 
     def forward(self, x: Tensor) -> Bases:

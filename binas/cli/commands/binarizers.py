@@ -27,8 +27,8 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas binarizers"""
+    from binas.binarize.binarizer_check import check_binarizer
     from binas.binarize.catalogue import rows, to_line
-    from binas.binarize.check import check_binarizer
 
     load_plugins(options.plugins, REGISTRIES)
     if options.action == "check":

@@ -27,7 +27,7 @@ def add_arguments(arguments: Arguments) -> None:
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas check"""
     from binas.data.batches import Batches
-    from binas.train.check import check_whole
+    from binas.train.binary_check import check_whole
     from binas.train.evaluation import open_training_data
     from binas.train.model_file import load_model
 
@@ -36,7 +36,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     data = open_training_data(structure, path, Path(options.data_root) if options.data_root else None)
     device = pick_device(options.device)
     images, _ = next(Batches(data.train(), 32, device, data.mean, data.std).epoch(0, shuffle=False))
-    words = f"stage '{structure.stage.name}': {structure.stage.precision_words()}"
+    words = f"stage '{structure.stage.name}': {structure.stage.format_precision()}"
     found = check_whole(network.to(device), images, words)
     print(found)
     return 0 if found.is_as_declared else 1

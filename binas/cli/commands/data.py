@@ -28,7 +28,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas data"""
-    from binas.data.opening import open_data
+    from binas.data.open_data import open_data
     from binas.data.sheet import save_grid, summarize
 
     recipe = load_recipe(options.config or options.recipe, overrides, plugins=options.plugins)

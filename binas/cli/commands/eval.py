@@ -31,7 +31,7 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas eval"""
-    from binas.train.evaluation import evaluate_checkpoint, evaluate_ensemble, result_words
+    from binas.train.evaluation import evaluate_checkpoint, evaluate_ensemble, format_result
 
     files = [Path(file) for file in options.checkpoint]
     if len(files) > 1 and not options.ensemble:
@@ -43,5 +43,5 @@ def run(options: Namespace, overrides: Overrides) -> int:
         result = evaluate_ensemble(files, split, device, plugins=plugins, root=root)
     else:
         result = evaluate_checkpoint(files[0], split, device, plugins=plugins, root=root)
-    print(json.dumps(result) if options.json else result_words(result))
+    print(json.dumps(result) if options.json else format_result(result))
     return 0

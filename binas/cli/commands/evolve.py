@@ -17,14 +17,14 @@ from binas.cli.session import (
     device_of,
     loaded_plugins,
     open_run,
-    plugin_words,
+    plugin_flags,
 )
 from binas.config import dump, find_file
-from binas.data.opening import open_data
+from binas.data.open_data import open_data
 from binas.errors import UserError
 from binas.evolve.config import Operators
 from binas.evolve.evolution import Evolution
-from binas.evolve.problems.opening import open_problem
+from binas.evolve.problems.open_problem import open_problem
 from binas.evolve.problems.problem import Variant
 from binas.ops import OPS
 from binas.plugins import PluginRecord, require_plugins
@@ -59,8 +59,8 @@ def run(options: Namespace, overrides: Overrides) -> int:
     config = options.config or options.recipe
     if options.storage is not None and "name" not in overrides and options.resume is None:
         overrides["name"] = _worker_name(options, config)
-    settle = {"settle": _control} if options.random else {}
-    recipe, resumed = open_run("evolve", options, overrides, config, **settle)
+    complete = {"complete": _control} if options.random else {}
+    recipe, resumed = open_run("evolve", options, overrides, config, **complete)
     if options.print_config:
         print(dump(recipe), end="")
         return 0
@@ -100,10 +100,10 @@ def run(options: Namespace, overrides: Overrides) -> int:
         folder.add_to_manifest(
             results={"hypervolume": document["hypervolume"], "front": len(document["front"])}
         )
-        words = plugin_words(options, recipe)
+        words = plugin_flags(options, recipe)
         winner = next(iter(sorted((folder.path / "winners").glob("1.*"))), None)
         if winner is not None:
-            say(f"next: {shlex.join([*_retrain_words(winner), *words])}")
+            say(f"next: {shlex.join([*_retrain_command(winner), *words])}")
     return 0
 
 
@@ -154,6 +154,6 @@ def _worker_name(options: Namespace, config: str | None) -> str:
     return re.sub(r"[^\w.-]", "_", words)
 
 
-def _retrain_words(winner: Path) -> list[str]:
+def _retrain_command(winner: Path) -> list[str]:
     flag = ["--config"] if winner.suffix == ".yaml" else []
     return ["binas", "retrain", *flag, str(winner)]

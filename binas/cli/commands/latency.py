@@ -43,9 +43,9 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas latency"""
-    from binas.data.opening import open_data
+    from binas.data.open_data import open_data
     from binas.evolve.latency import fill_table
-    from binas.evolve.problems.opening import open_problem
+    from binas.evolve.problems.open_problem import open_problem
 
     config = options.config or options.recipe
     if config is None:

@@ -29,8 +29,8 @@ def add_arguments(arguments: Arguments) -> None:
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas ops"""
-    from binas.ops.check import check_op
     from binas.ops.contract import describe_op
+    from binas.ops.op_check import check_op
 
     load_plugins(options.plugins, REGISTRIES)
     if options.action == "check":

@@ -106,7 +106,7 @@ def _profile(
         if structure.model is not None:
             sizes = _sizes(options, {key: getattr(structure, key) for key in sizes})
             changed = structure.model_copy(update=sizes)
-            title = f"{path}: {structure.model.words()}, {_size_words(sizes)}"
+            title = f"{path}: {structure.model.summary()}, {_format_sizes(sizes)}"
             task = Task(**sizes, binarizations=())
             return count_built(changed.build_network, task, **_stage_of(structure.stage)), title
         genotype, settings = structure.read_genotype(), structure.settings
@@ -125,12 +125,12 @@ def _profile(
             raise UserError(
                 f"profile: {key}: changes networks of cells; a macro genotype says it by its stages"
             )
-        title = f"{path}: macro genotype {genotype.hash()}, {_size_words(sizes)}"
+        title = f"{path}: macro genotype {genotype.hash()}, {_format_sizes(sizes)}"
         return count(genotype, **sizes, **stage), title
     settings = build(NetworkSettings, {**settings.model_dump(), **changes}, "profile")
     title = (
         f"{path}: genotype {genotype.hash()}, {settings.num_cells} cells from {settings.init_channels}"
-        f" channels, {_size_words(sizes)}"
+        f" channels, {_format_sizes(sizes)}"
     )
     return count(genotype, **sizes, settings=settings, **stage), title
 
@@ -153,7 +153,7 @@ def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, 
     for key, change in overrides.items():
         value = with_override(value, key.removeprefix("model."), change)
     choice, sizes = build(ModelChoice, value, "profile: model"), _sizes(options, dict(DEFAULT_SIZES))
-    title = f"{choice.words()}, {_size_words(sizes)}"
+    title = f"{choice.summary()}, {_format_sizes(sizes)}"
     return count(choice, **sizes), title
 
 
@@ -168,7 +168,7 @@ def _sizes(options: Namespace, sizes: dict[str, Any]) -> dict[str, Any]:
     return {**sizes, **{key: value for key, value in given.items() if value is not None}}
 
 
-def _size_words(sizes: dict[str, Any]) -> str:
+def _format_sizes(sizes: dict[str, Any]) -> str:
     height, width = sizes["image_size"]
     return f"images {sizes['in_channels']} × {height} × {width}, {sizes['num_classes']} classes"
 

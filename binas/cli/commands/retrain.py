@@ -21,7 +21,7 @@ from binas.cli.session import (
     of_all_ranks,
     on_all_ranks,
     open_run,
-    plugin_words,
+    plugin_flags,
 )
 from binas.config import dump, find_file
 from binas.errors import UserError
@@ -95,7 +95,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         folder.add_to_manifest(results=results)
         checkpoint = folder.best if recipe.retrain.keep == "best" else folder.checkpoint
         say(f"trained {results['epochs']} epochs: {checkpoint}")
-        words = ["binas", "eval", str(checkpoint), *plugin_words(options, recipe)]
+        words = ["binas", "eval", str(checkpoint), *plugin_flags(options, recipe)]
         say(f"next: {shlex.join(words)}")
     return 0
 

@@ -18,7 +18,7 @@ from binas.cli.session import (
     of_all_ranks,
     on_all_ranks,
     open_run,
-    plugin_words,
+    plugin_flags,
 )
 from binas.config import dump, find_file, read_mapping
 from binas.errors import UserError
@@ -60,7 +60,7 @@ def add_arguments(arguments: Arguments) -> None:
 @on_all_ranks
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas search"""
-    from binas.search.measured.plan import plan_words, seconds_of
+    from binas.search.measured.plan import format_plan, seconds_of
     from binas.search.parts import STRATEGIES
     from binas.search.search import Search
     from binas.search.strategies.base import check_settings, check_space, with_preset, without_unused
@@ -78,7 +78,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         overrides["search.micro_batch"] = options.micro_batch
     lays_over = "search.strategy" in overrides
 
-    def settle(recipe: Recipe) -> Recipe:
+    def complete(recipe: Recipe) -> Recipe:
         config, unused = without_unused(recipe.search) if lays_over else (recipe.search, [])
         config = with_preset(config, options.preset) if options.preset else config
         check_settings(config)
@@ -89,7 +89,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         return recipe.model_copy(update={"search": config})
 
     config = options.config or options.recipe
-    recipe, resumed = open_run("search", options, overrides, config, settle=settle)
+    recipe, resumed = open_run("search", options, overrides, config, complete=complete)
     if recipe.model is not None:
         raise UserError(f"model: {recipe.model.name}: is for binas retrain; leave it out to search")
     if options.print_config:
@@ -118,7 +118,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         recipe = recipe.model_copy(update={"search": search.planned(budget)})
         search = built(recipe)
     if resumed is None and (parts := search.predicted()):
-        say(plan_words(parts, recipe.search.strategy.options))
+        say(format_plan(parts, recipe.search.strategy.options))
     with begin_run("search", recipe, resumed, options, device, data.split_hashes, plugins) as folder:
         genotype = search.run(folder)
         if not is_first_rank():
@@ -132,7 +132,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         say(f"recommended genotype {genotype.hash()} ({told.get(rule, rule)}): {file}\ndrawn: {drawing}")
         words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
         name = ["--name", f"{recipe.name}_retrain"]
-        say(f"next: {shlex.join([*words, *name, *plugin_words(options, recipe)])}")
+        say(f"next: {shlex.join([*words, *name, *plugin_flags(options, recipe)])}")
     return 0
 
 
@@ -159,7 +159,7 @@ def _say_front(front: Front, limits: CostLimits, folder: Path) -> None:
 
 def _check_own_operations(recipe: Recipe) -> None:
     """Stops before any training where a user's own operation gives a wrong shape."""
-    from binas.ops.check import check_shape
+    from binas.ops.op_check import check_shape
 
     if isinstance(recipe.space, MacroSpace):
         return  # its blocks are ours

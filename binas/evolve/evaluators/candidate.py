@@ -10,7 +10,7 @@ from torch import nn
 
 from binas.binarize import set_progress
 from binas.data.batches import Batches
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.engine.acceleration import Acceleration
 from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
 from binas.errors import UserError

@@ -21,7 +21,7 @@ from binas.run.files import AppendedFile
 from binas.run.progress import Stopwatch, eta, progress, say
 from binas.run.seeds import derive_seed
 
-Precision = Literal["real", "quantized"]
+SamplePrecision = Literal["real", "quantized"]
 Measure = Callable[[Genome, int], Judgement]
 SAY_EVERY = 10
 """Samples between two lines of progress."""
@@ -42,7 +42,7 @@ class SampleFile:
         self.identity: Identity = json.loads(json.dumps(identity))
         self.lock = file.with_name(f"{file.name}.lock")
 
-    def drawn(self, precision: Precision, count: int, measure: Measure) -> Samples:
+    def drawn(self, precision: SamplePrecision, count: int, measure: Measure) -> Samples:
         """So many different genomes, drawn at random, and what was measured of them.
 
         Those whose training left the numbers are left out. They keep no limits; what each is does not depend
@@ -69,7 +69,9 @@ class SampleFile:
             )
         return Samples(tuple(good), tuple(good.values()))
 
-    def measured(self, precision: Precision, genomes: Sequence[Genome], measure: Measure) -> list[Judgement]:
+    def measured(
+        self, precision: SamplePrecision, genomes: Sequence[Genome], measure: Measure
+    ) -> list[Judgement]:
         """What was measured of these genomes, in another run or now."""
         with file_lock(self.lock):
             known = self._read()

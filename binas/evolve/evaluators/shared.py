@@ -23,7 +23,7 @@ from torch import nn
 
 from binas.arch.slices import tensors
 from binas.binarize import binary_convolutions, set_progress
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.engine.batch_norm import take_statistics
 from binas.engine.loop import evaluate, train_epoch
 from binas.errors import UserError
@@ -249,7 +249,7 @@ def phases_of(config: SharedConfig, kinds: Collection[str]) -> tuple[SharedPhase
     """The phases of its training; without any in the settings one in which all genes vary.
 
     Args:
-        kinds: of genes that the shared network heeds.
+        kinds: of genes that the shared network uses.
     Raises:
         UserError: a phase names another kind of genes.
     """

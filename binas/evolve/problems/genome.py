@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Choice = float | int | str
+GeneChoice = float | int | str
 Genome = tuple[int, ...]
 """For each gene the position of its choice."""
 
@@ -26,7 +26,7 @@ class Gene:
     """
 
     name: str
-    choices: tuple[Choice, ...]
+    choices: tuple[GeneChoice, ...]
 
     @property
     def kind(self) -> str:
@@ -53,15 +53,15 @@ class GenomeSpace:
         """How many genomes there are, those that stand for one network among them."""
         return math.prod(len(gene.choices) for gene in self.genes)
 
-    def values(self, genome: Sequence[int]) -> tuple[Choice, ...]:
+    def values(self, genome: Sequence[int]) -> tuple[GeneChoice, ...]:
         """What a genome's positions stand for."""
         return tuple(gene.choices[place] for gene, place in zip(self.genes, genome, strict=True))
 
-    def genome_of(self, values: Sequence[Choice]) -> Genome:
+    def genome_of(self, values: Sequence[GeneChoice]) -> Genome:
         """The genome with these values, gene by gene."""
         return tuple(gene.choices.index(value) for gene, value in zip(self.genes, values, strict=True))
 
-    def params(self, genome: Sequence[int]) -> dict[str, Choice]:
+    def params(self, genome: Sequence[int]) -> dict[str, GeneChoice]:
         """The values of a genome by name of gene."""
         return dict(zip((gene.name for gene in self.genes), self.values(genome), strict=True))
 
@@ -80,7 +80,7 @@ class GenomeSpace:
         """A genome, each gene drawn uniformly."""
         return self.canonical(self.drawn(generator))
 
-    def uniform(self, choice: Choice) -> Genome | None:
+    def uniform(self, choice: GeneChoice) -> Genome | None:
         """The genome with that choice everywhere, where every gene has it."""
         if not all(choice in gene.choices for gene in self.genes):
             return None

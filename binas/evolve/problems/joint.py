@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
 from binas.evolve.config import JointConfig
-from binas.evolve.problems.genome import Choice, Gene, Genome, GenomeSpace
+from binas.evolve.problems.genome import Gene, GeneChoice, Genome, GenomeSpace
 from binas.evolve.problems.problem import Problem, Variant
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import BlockOptions, InvertedBlock, InvertedOptions, StageBlocks, block_inputs
@@ -88,7 +88,7 @@ class JointProblem(Problem):
         return self._network({**values, **{gene.name: "real" for gene in self.genes if gene.kind in BITS}})
 
     def shared_kinds(self) -> tuple[str, ...]:
-        """Kinds of genes that the shared network heeds: all but the bits."""
+        """Kinds of genes that the shared network uses: all but the bits."""
         return tuple(kind for kind in super().shared_kinds() if kind not in BITS)
 
     def architecture(self, genome: Genome) -> Genome:
@@ -135,10 +135,10 @@ class JointProblem(Problem):
             return 1
         return int(self.genes[place].choices[genome[place]])
 
-    def _choice(self, values: tuple[Choice, ...]) -> Variant:
+    def _choice(self, values: tuple[GeneChoice, ...]) -> Variant:
         return self._network(dict(zip(self.place, values, strict=True)))
 
-    def _network(self, values: dict[str, Choice]) -> Variant:
+    def _network(self, values: dict[str, GeneChoice]) -> Variant:
         stages = []
         for s, stage in enumerate(self.options.stages):
             depth = int(values.get(f"depth.{s}", 1))
@@ -206,11 +206,11 @@ def _references(space: GenomeSpace) -> dict[str, Genome]:
     return found
 
 
-def _middle(width: Choice, kept: Choice, inputs: int) -> int:
+def _middle(width: GeneChoice, kept: GeneChoice, inputs: int) -> int:
     return BlockOptions(expansion=float(width), kept=float(kept)).middle(inputs)
 
 
-def _block(values: dict[str, Choice], stage: int, place: int, block: BlockOptions) -> dict[str, Any]:
+def _block(values: dict[str, GeneChoice], stage: int, place: int, block: BlockOptions) -> dict[str, Any]:
     def value(kind: str, otherwise: Any) -> Any:
         return values.get(f"{kind}.{stage}.{place}", otherwise)
 

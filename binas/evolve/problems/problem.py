@@ -12,9 +12,9 @@ from torch import nn
 
 from binas.arch.genotype import Genotype, cells_only
 from binas.arch.network import genotype_space
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
-from binas.evolve.problems.genome import Choice, Genome, GenomeSpace
+from binas.evolve.problems.genome import GeneChoice, Genome, GenomeSpace
 from binas.models import ModelChoice
 from binas.models.mobilenet_v2 import BINARIZATION, InvertedOptions
 from binas.plugins import PluginRecord
@@ -63,7 +63,7 @@ class Problem:
     def __init__(
         self,
         space: GenomeSpace,
-        variant: Callable[[tuple[Choice, ...]], Variant],
+        variant: Callable[[tuple[GeneChoice, ...]], Variant],
         references: Mapping[str, Genome],
         data: Data,
         stages: Sequence[StageConfig],
@@ -85,7 +85,7 @@ class Problem:
         return self.variant(genome)
 
     def shared_kinds(self) -> tuple[str, ...]:
-        """Kinds of genes that the shared network heeds: all of them."""
+        """Kinds of genes that the shared network uses: all of them."""
         return tuple(dict.fromkeys(self.space.kinds))
 
     def blocks(self, genome: Genome) -> dict[str, Hashable]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from binas.kernels.edge_sum.integer_conv import IntegerConv
 from binas.kernels.layouts.channels_last import channels_last, write_channels_first
-from binas.kernels.sum_tables.sum_tables import Geometry
+from binas.kernels.sum_tables.sum_tables import TableGeometry
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class WideConv:
         )
         return both[0], both[1]
 
-    def geometry(self, x: Tensor, kernel: Tensor, margin: int) -> Geometry:
+    def geometry(self, x: Tensor, kernel: Tensor, margin: int) -> TableGeometry:
         """What tables of sums need to know of it."""
-        return Geometry(
+        return TableGeometry(
             kernel.shape[-1],
             self.stride,
             self.padding,

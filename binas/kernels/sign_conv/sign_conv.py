@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from binas.binarize import BinaryConv2d
-from binas.binarize.schemes.straight_through import HardTanh, Sign, StraightThrough
+from binas.binarize.schemes.straight_through import HardTanhSign, Sign, StraightThrough
 from binas.kernels.batch_norm.plain import PlainBatchNorm2d
 from binas.kernels.layouts.images_last import (
     as_last,
@@ -265,7 +265,7 @@ def _is_plain(conv: BinaryConv2d) -> bool:
         and conv.groups == 1
         and conv.out_channels % 4 == 0
         and (conv.pad_value == 0 or conv.padding == 0)
-        and type(conv.activation_binarizer) in (Sign, StraightThrough, HardTanh)
+        and type(conv.activation_binarizer) in (Sign, StraightThrough, HardTanhSign)
         and conv.weight_binarizer.filter_by_filter
         and conv.weight_binarizer.levels == (-1, 1)
         and not conv.weight_binarizer.smooth_in_training
@@ -314,7 +314,7 @@ def sign_conv(
 def _window(conv: BinaryConv2d) -> float:
     """Half width of the interval in which the gradient of the sign passes."""
     match conv.activation_binarizer:
-        case HardTanh():
+        case HardTanhSign():
             return 1.0
         case Sign(window=window) if window is not None:
             return window

@@ -34,7 +34,7 @@ SMALLEST_WORK = 1 << 22
 
 
 @dataclass(frozen=True)
-class Geometry:
+class TableGeometry:
     """What a convolution's gradient needs to know of it.
 
     Args:
@@ -96,7 +96,7 @@ class Masks:
         keeps_sums: whether to keep the sums, as 16-bit integers.
     """
 
-    def __init__(self, geometry: Geometry, keeps_sums: bool) -> None:
+    def __init__(self, geometry: TableGeometry, keeps_sums: bool) -> None:
         self.geometry = geometry
         rows, columns = geometry.output_size
         words = geometry.padded_images // IMAGES_PER_WORD
@@ -216,7 +216,7 @@ class InputGradient:
         padded = (rows + 2 * margin) * (columns + 2 * margin)
         self.sums = torch.zeros(words, padded, channels, IMAGES_PER_WORD)
 
-    def add(self, geometry: Geometry, kernel: Tensor, scales: Tensor, masks: Masks, rows: Rows) -> None:
+    def add(self, geometry: TableGeometry, kernel: Tensor, scales: Tensor, masks: Masks, rows: Rows) -> None:
         """Adds one convolution.
 
         Args:
@@ -294,7 +294,7 @@ class KernelGradient:
         self.team = team
         self.offsets = _input_offsets(x, margin, kernels.MAX_TERMS, kernels.WEIGHT_ROWS, kernels.WEIGHT_LANES)
 
-    def of(self, geometry: Geometry, masks: Masks, rows: Rows) -> Tensor:
+    def of(self, geometry: TableGeometry, masks: Masks, rows: Rows) -> Tensor:
         """The gradient by one kernel, where scales are 1. Shape: (O, I/groups, k, k), ordered by group.
 
         Args:

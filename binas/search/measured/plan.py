@@ -187,7 +187,7 @@ def within(seconds: float, times: StepTimes, validation_images: int, bins: int =
     }
 
 
-def plan_words(parts: Mapping[str, float], options: Mapping[str, Any]) -> str:
+def format_plan(parts: Mapping[str, float], options: Mapping[str, Any]) -> str:
     """A plan in a line or two, for people."""
     from binas.run.progress import eta
 

@@ -26,13 +26,13 @@ class Relaxed:
     Args:
         alphas: the architecture parameters.
         probabilities: for each cell kind the (E, O) probabilities of this pass, with their gradient.
-        weights: for each cell kind the (E, O) edge weights of this pass.
+        edge_weights: for each cell kind the (E, O) edge weights of this pass.
         temperatures: T of each cell kind.
     """
 
     alphas: Alphas
     probabilities: Mapping[str, Tensor]
-    weights: Mapping[str, Tensor]
+    edge_weights: Mapping[str, Tensor]
     temperatures: Mapping[str, float]
 
 

@@ -23,13 +23,13 @@ class EdgeMix:
     """What a supernet is given.
 
     Args:
-        weights: for each cell kind the (E, O) edge weights.
+        edge_weights: for each cell kind the (E, O) edge weights.
         paths: for each cell kind the column of the only operation to run on each edge; None: all run.
         probabilities: for each cell kind the (E, O) probabilities that the weights come from, with their
             gradient, for regularizers; None: softmax(alpha / T) is computed where one is asked for.
     """
 
-    weights: Mapping[str, Tensor]
+    edge_weights: Mapping[str, Tensor]
     paths: Mapping[str, list[int]] | None = None
     probabilities: Mapping[str, Tensor] | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from binas.config import Config
 from binas.errors import UserError
-from binas.run.distributed import total
+from binas.run.distributed import all_reduce_sum
 from binas.train.parts.base import PartLoss, StagePart, StageSetting
 from binas.train.parts.watch import Watch
 
@@ -69,7 +69,7 @@ class Centres(nn.Module):
         member = nn.functional.one_hot(labels, len(self.centres)).to(features.dtype)
         counts, moves = member.sum(dim=0).unsqueeze(1), member.T @ (chosen - features)
         if self.across_ranks:
-            counts, moves = total(counts), total(moves)
+            counts, moves = all_reduce_sum(counts), all_reduce_sum(moves)
         self.centres -= self.config.rate * moves / (1 + counts)
 
 

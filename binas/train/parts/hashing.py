@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from binas.binarize import BinaryConv2d, binary_convolutions
-from binas.binarize.contract import Geometry
+from binas.binarize.contract import LayerGeometry
 from binas.binarize.schemes.bwnh import Bwnh
 from binas.config import Config
 from binas.engine.batch_norm import frozen_running_statistics
@@ -89,9 +89,9 @@ class Hashing(StagePart):
         return f"binary weights of {self.config.apply(network, images)} layers hashed"
 
 
-def geometry(conv: BinaryConv2d) -> Geometry:
+def geometry(conv: BinaryConv2d) -> LayerGeometry:
     """A layer's geometry as binarizers are told it."""
-    return Geometry(
+    return LayerGeometry(
         conv.kernel_size,
         conv.stride,
         conv.padding,

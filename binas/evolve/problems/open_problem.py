@@ -11,10 +11,10 @@ from binas.arch.genotype import Genotype
 from binas.arch.network import Network, genotype_space
 from binas.arch.space import NetworkSettings
 from binas.config import build, merged
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.errors import UserError
 from binas.evolve.config import EvolveConfig
-from binas.evolve.problems.genome import Choice, Gene, GenomeSpace
+from binas.evolve.problems.genome import Gene, GeneChoice, GenomeSpace
 from binas.evolve.problems.joint import JointProblem
 from binas.evolve.problems.problem import Problem, Variant
 from binas.models import ModelChoice
@@ -44,7 +44,9 @@ def open_problem(
     stages = config.training.stages
 
     def problem(
-        genes: list[Gene], variant: Callable[[tuple[Choice, ...]], Variant], uniform: Mapping[str, Choice]
+        genes: list[Gene],
+        variant: Callable[[tuple[GeneChoice, ...]], Variant],
+        uniform: Mapping[str, GeneChoice],
     ) -> Problem:
         space = GenomeSpace(tuple(genes))
         found = {name: space.uniform(choice) for name, choice in uniform.items()}
@@ -78,10 +80,10 @@ def _option(choice: ModelChoice, key: str, search: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _with_option(choice: ModelChoice, key: str) -> Callable[[tuple[Choice, ...]], Variant]:
+def _with_option(choice: ModelChoice, key: str) -> Callable[[tuple[GeneChoice, ...]], Variant]:
     given = {name: value for name, value in (choice.model_extra or {}).items() if name != key}
 
-    def variant(values: tuple[Choice, ...]) -> Variant:
+    def variant(values: tuple[GeneChoice, ...]) -> Variant:
         return ModelChoice.model_validate({"name": choice.name, **given, key: list(values)})
 
     return variant
@@ -111,7 +113,7 @@ def _settled(genotype: Genotype, network: dict[str, Any]) -> Genotype:
     return genotype.model_copy(update={"space": changed.model_dump(mode="json")})
 
 
-def widened(genotype: Genotype, values: Sequence[Choice]) -> Genotype:
+def widened(genotype: Genotype, values: Sequence[GeneChoice]) -> Genotype:
     """The genotype whose network has these widths, times those that it has already."""
     settings = genotype_space(genotype).network
     before = settings.widths or (1.0,) * settings.num_cells

@@ -68,7 +68,7 @@ class ConvolutionReport:
         levels = f"{len(self.weight_levels) or 'real'} × {len(self.input_levels) or 'real'} levels"
         return levels if self.is_as_declared else "NOT BINARY"
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """The report in one line."""
         if not self.calls:
             return "was not run"
@@ -240,7 +240,7 @@ class BinaryCheck:
         )
 
     def __str__(self) -> str:
-        lines = [f"{report.verdict():<10} {report.name}: {report.words()}" for report in self.reports]
+        lines = [f"{report.verdict():<10} {report.name}: {report.summary()}" for report in self.reports]
         lines += ["", "real-valued parameters:"]
         lines += [f"  {name} ({kind}, {count} parameters): {why}" for name, kind, count, why in self.real]
         lines += ["", *([self.stage] if self.stage else []), self.verdict()]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from binas.data.opening import Data
+from binas.data.open_data import Data
 from binas.evolve.config import EvolveConfig
 from binas.evolve.evaluators.candidate import Judgement, ShortTraining
 from binas.evolve.evaluators.identity import samples_identity

@@ -15,8 +15,8 @@ from binas.arch.kinds import AnySpace, load_any_space
 from binas.config import build, find_file
 from binas.data.config import DataConfig
 from binas.data.in_memory import data_from
-from binas.data.opening import Data
-from binas.data.opening import open_data as _open_data
+from binas.data.open_data import Data
+from binas.data.open_data import open_data as _open_data
 from binas.errors import UserError
 from binas.ops import OPS
 from binas.plugins import PluginRecord, load_plugins

@@ -18,7 +18,7 @@ from binas.engine.micro_batch import Batch
 from binas.engine.sync_batch_norm import each_rank_alone
 from binas.errors import UserError
 from binas.run.distributed import num_local_ranks
-from binas.run.memory import available_bytes, byte_words, is_out_of_memory, peak_bytes, used_bytes
+from binas.run.memory import available_bytes, format_bytes, is_out_of_memory, peak_bytes, used_bytes
 from binas.run.memory_meter import peak_of
 from binas.run.module_state import buffers_unchanged
 from binas.run.progress import say, warn
@@ -142,13 +142,16 @@ class Forecast:
                 return size
         return min(2, batch_size)
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """The forecast in one line."""
-        rest = "" if self.available is None else f"; {byte_words(self.available)} are available beside these"
+        rest = (
+            "" if self.available is None else f"; {format_bytes(self.available)} are available beside these"
+        )
+        held = format_bytes(self.footprint.at(self.images))
         return (
-            f"memory: predicted peak {byte_words(self.peak)}: {byte_words(self.footprint.at(self.images))}"
-            f" for {self.images} images at a time, {byte_words(self.optimizers)} for optimizers to come,"
-            f" {byte_words(self.in_use)} in use now{rest}"
+            f"memory: predicted peak {format_bytes(self.peak)}: {held} for {self.images} images at a time,"
+            f" {format_bytes(self.optimizers)} for optimizers to come,"
+            f" {format_bytes(self.in_use)} in use now{rest}"
         )
 
 
@@ -166,9 +169,9 @@ class Remedy:
     peak: float | None
     note: str = ""
 
-    def words(self, now: float) -> str:
+    def summary(self, now: float) -> str:
         """The setting and its effect in one line."""
-        effect = "effect not predicted" if self.peak is None else f"predicted {byte_words(self.peak - now)}"
+        effect = "effect not predicted" if self.peak is None else f"predicted {format_bytes(self.peak - now)}"
         return f"{self.setting} ({effect}{', ' if self.note else ''}{self.note})"
 
 
@@ -177,19 +180,19 @@ def remedies_text(forecast: Forecast, remedies: Sequence[Remedy]) -> str:
     now = forecast.needed(forecast.images)
     known = sorted(remedies, key=lambda remedy: now if remedy.peak is None else remedy.peak)
     useful = [remedy for remedy in known if remedy.peak is None or remedy.peak < now]
-    return "".join(f"\n  - {remedy.words(now)}" for remedy in useful)
+    return "".join(f"\n  - {remedy.summary(now)}" for remedy in useful)
 
 
 def announce(forecast: Forecast, remedies: Callable[[], Sequence[Remedy]]) -> None:
     """Prints the forecast, and what to change where there is not enough."""
-    say(forecast.words())
+    say(forecast.summary())
     if not forecast.fits:
         warn(f"memory may run out; what needs less:{remedies_text(forecast, remedies())}")
 
 
 def report_peak(forecast: Forecast, device: torch.device) -> None:
     """Prints what was really needed."""
-    say(f"memory: measured peak {byte_words(peak_bytes(device))}, predicted {byte_words(forecast.peak)}")
+    say(f"memory: measured peak {format_bytes(peak_bytes(device))}, predicted {format_bytes(forecast.peak)}")
 
 
 def forecast_of(
@@ -238,6 +241,6 @@ def _advice(forecast: Callable[[], Forecast], remedies: Callable[[], Sequence[Re
             raise
         return "Not even a step of a few images fits: use fewer channels, or smaller images"
     return (
-        f"A step needs about {byte_words(expected.needed(expected.images))}. What needs less, in a new"
+        f"A step needs about {format_bytes(expected.needed(expected.images))}. What needs less, in a new"
         f" run:{text}"
     )
