@@ -23,7 +23,7 @@ PURE = [
     "arch.sample",
     "binarize",
     "ops",
-    "ops.check",
+    "ops.op_check",
     "config",
     "registry",
     "plugins",
