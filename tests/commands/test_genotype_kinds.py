@@ -114,7 +114,7 @@ def test_random_searches_macro_spaces_and_gradient_refuses_them(
     assert main([*search, "--name", "refused"]) == 2
     error = capsys.readouterr().err
     assert "search.strategy: 'gradient' does not search space 'binas_macro'" in error
-    assert "strategies that do: random" in error
+    assert "strategies that do: binas, random" in error
     assert not Path("runs/refused").exists()
     limits = ["--limits", "{ops: 1e6}", "--space.binarization.pad_value", "1"]
     assert main([*search, "--strategy", "random", "--name", "drawn", *limits]) == 0
