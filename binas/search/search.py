@@ -157,6 +157,8 @@ class Search:
             where = Path() if folder is None else folder.path
             log = MetricsLog(where, state.epoch, tensorboard=self.tensorboard, writes=writes)
             watch = Stopwatch()
+            if doubt := self.strategy.doubt_before():
+                warn(doubt)
             try:
                 for epoch in range(self._enter(state), self.strategy.num_epochs):
                     with self._memory(epoch):
@@ -296,6 +298,8 @@ class Search:
             self._work(folder),
         )
         front = self.front = self.strategy.decide(found)
+        if doubt := self.strategy.doubt_after():
+            warn(doubt)
         best = front.recommended
         more = {"epoch": best.epoch} if best.epoch else {}
         recommended = self._with_provenance(best.genotype, **more, rule=front.rule)

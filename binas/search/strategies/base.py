@@ -150,6 +150,14 @@ class Strategy:
         """The candidates, the recommended one first."""
         raise NotImplementedError
 
+    def doubt_before(self) -> str:
+        """Why the search cannot decide with its settings, with the keys to change; empty: it can."""
+        return ""
+
+    def doubt_after(self) -> str:
+        """Why what was found is no more than chance; empty: it is more, or nobody can tell."""
+        return ""
+
     def predicted(self, work: Work) -> Mapping[str, float]:
         """Seconds that each part of `decide` takes, from a measured step; empty: not known before."""
         return {}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from binas.arch.alphas import Alphas
+from binas.arch.genotype import Genotype
 from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import set_learning_rate
 from binas.search.config import SearchConfig
 from binas.search.decisions.base import Decision, Found, Front
+from binas.search.doubt import LAST, Reach, choices_of, leads, stability, verdict
 from binas.search.phase_memory import PhaseMemory
 from binas.search.regularizers.base import Regularizer
 from binas.search.regularizers.diversity import Diversity
@@ -48,6 +50,10 @@ class Gradient(Strategy):
         for regularizer in self.regularizers:
             regularizer.start(setting)
         self.epoch, self.done, self.learning_rate = 0, 0, 0.0
+        self.reach = Reach.of(config, setting.steps_per_epoch)
+        self.seen: Mapping[str, Tensor] = {}
+        self.choices: list[tuple[int, ...]] = []
+        """The most probable operations after each epoch."""
 
     @property
     def num_epochs(self) -> int:
@@ -126,9 +132,36 @@ class Gradient(Strategy):
         kept = kept_candidates(self.trained(), phase.end.operations_per_edge, self.temperatures)
         return Structure(kept, phase.end.num_cells, phase.end.reset_alphas, f"end of phase '{phase.name}'")
 
+    def genotype(self, probabilities: Mapping[str, Tensor]) -> Genotype:
+        """See `Strategy`."""
+        self.choices = [*self.choices[-LAST:], choices_of(probabilities)]
+        self.seen = probabilities
+        return super().genotype(probabilities)
+
+    def doubt_before(self) -> str:
+        """See `Reach`."""
+        return self.reach.doubt()
+
+    def doubt_after(self) -> str:
+        """See `binas.search.doubt.verdict`."""
+        return verdict(self.seen, self.choices, self.reach) if self.choices else ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The choices of the last epochs."""
+        return {"choices": [list(one) for one in self.choices]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.choices = [tuple(one) for one in state.get("choices", [])]
+
     def figures(self) -> Mapping[str, float]:
-        """The learning rate, and what the regularizers say."""
-        found = {"learning_rate": self.learning_rate}
+        """The learning rate, how far choices lead and how long they stand, and what the regularizers say."""
+        ahead = leads(self.seen)
+        found = {
+            "learning_rate": self.learning_rate,
+            "lead": float(ahead.median()) if len(ahead) else 0.0,
+            "stability": stability(self.choices),
+        }
         for regularizer in self.regularizers:
             found |= regularizer.figures()
         return found

@@ -1,0 +1,238 @@
+"""Compares rules of decision on the table: thousands of simulated searches with the same epochs to spend.
+
+A search sees one training seed, the test accuracy of the other seeds judges it. What a supernet's training
+and its ranking cost is taken from the same epochs; rungs go on along one schedule, that of the table.
+
+    python tools/table/simulate.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from binas.run.files import write_atomic
+from binas.search.measured.halving import halved
+from binas.search.measured.ranking import kendall
+from tools.table.score_table import ROWS as SCORES
+from tools.table.train_table import ROWS, SCHEDULE, read_rows
+
+FOLDER = Path("benchmarks/table")
+RANKED_EPOCHS = 0.2
+"""Epochs of training that scoring a genotype costs: 5,512 images forward, a third of a training pass each."""
+RUNGS = (2, 4, SCHEDULE.epochs)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A genotype of the table.
+
+    Args:
+        losses: of each training seed, by epoch.
+        validation, test: accuracy of each training seed at the end.
+        score: of each supernet, the lower the better.
+    """
+
+    name: str
+    parameters: int
+    ops: float
+    losses: tuple[tuple[float, ...], ...]
+    validation: tuple[float, ...]
+    test: tuple[float, ...]
+    score: tuple[float, ...] = ()
+
+
+def entries(rows: Path, scores: Path) -> list[Entry]:
+    """Genotypes of which every seed is there, and that every supernet has scored."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(rows):
+        by_name.setdefault(row["genotype"], []).append(row)
+    most = max(map(len, by_name.values()))
+    ranked: dict[str, dict[int, float]] = {}
+    for row in read_rows(scores):
+        ranked.setdefault(row["genotype"], {})[row["supernet"]] = row["loss"]
+    supernets = max(map(len, ranked.values()), default=0)
+    found = []
+    for name, trained in by_name.items():
+        if len(trained) == most and len(ranked.get(name, {})) == supernets:
+            trained = sorted(trained, key=lambda row: row["seed"])
+            last = str(SCHEDULE.epochs)
+            found.append(
+                Entry(
+                    name,
+                    trained[0]["parameters"],
+                    trained[0]["ops"],
+                    tuple(tuple(row["losses"]) for row in trained),
+                    tuple(row["validation"][last][1] for row in trained),
+                    tuple(row["test"][1] for row in trained),
+                    tuple(score for _, score in sorted(ranked.get(name, {}).items())),
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Search:
+    """One simulated search: which seed it sees, with which supernet, and what it draws from."""
+
+    table: Sequence[Entry]
+    seed: int
+    supernet: int
+    generator: random.Random
+    epochs: float
+
+    def drawn(self, number: int) -> list[Entry]:
+        """So many different genotypes."""
+        return self.generator.sample(self.table, min(number, len(self.table)))
+
+    def halved(self, finalists: Sequence[Entry]) -> Entry:
+        """What successive halving by training losses leaves, by validation in the end."""
+        names = {entry.name: entry for entry in finalists}
+
+        def reached(name: str, rung: int) -> float:
+            if rung == SCHEDULE.epochs:
+                return -names[name].validation[self.seed]
+            return sum(names[name].losses[self.seed][:rung])
+
+        left, _ = halved([list(names)], RUNGS, 0.5, reached)
+        return names[left[0][0]]
+
+    def affordable(self, epochs: float) -> int:
+        """Finalists that halving can train with so many epochs."""
+        number = 1
+        while halving_epochs(number + 1) <= epochs:
+            number += 1
+        return number
+
+
+def halving_epochs(number: int) -> int:
+    """Epochs that halving so many trains in all."""
+    total, left, before = 0, number, 0
+    for rung in RUNGS:
+        total += left * (rung - before)
+        left, before = math.ceil(left * 0.5), rung
+    return total
+
+
+def random_search(search: Search) -> Entry:
+    """Trains as many as the epochs allow to the end, and keeps the best by validation."""
+    number = int(search.epochs // SCHEDULE.epochs)
+    return max(search.drawn(number), key=lambda entry: entry.validation[search.seed])
+
+
+def halving(search: Search) -> Entry:
+    """Halves random ones."""
+    return search.halved(search.drawn(search.affordable(search.epochs)))
+
+
+def largest(key: Callable[[Entry], float]) -> Callable[[Search], Entry]:
+    """Halves the largest ones of as many as ranking would look at."""
+
+    def rule(search: Search) -> Entry:
+        pool = sorted(search.drawn(64), key=key, reverse=True)
+        return search.halved(pool[: search.affordable(search.epochs)])
+
+    return rule
+
+
+def ranking(supernet_epochs: int, pool: int) -> Callable[[Search], Entry]:
+    """Halves the best ranked ones beside as many random ones."""
+
+    def rule(search: Search) -> Entry:
+        left = search.epochs - supernet_epochs - RANKED_EPOCHS * pool
+        number = search.affordable(left)
+        seen = search.drawn(pool)
+        best = sorted(seen, key=lambda entry: entry.score[search.supernet])
+        half = (number + 1) // 2
+        return search.halved([*best[:half], *search.generator.sample(best[half:], number - half)])
+
+    return rule
+
+
+def main() -> None:
+    """Prints and writes the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=Path, default=ROWS, help=f"trained genotypes (default: {ROWS})")
+    parser.add_argument("--scores", type=Path, default=SCORES, help=f"of supernets (default: {SCORES})")
+    parser.add_argument("--epochs", type=float, nargs="+", default=[120, 240], help="of a search (120 240)")
+    parser.add_argument("--searches", type=int, default=2000, help="of each rule (default: 2000)")
+    parser.add_argument("--supernet", type=int, default=30, help="epochs of a supernet (default: 30)")
+    parser.add_argument("--output", type=Path, default=FOLDER / "simulation.md", help="where the table goes")
+    options = parser.parse_args()
+    table = entries(options.rows, options.scores)
+    lines = [*described(table), ""]
+    for epochs in options.epochs:
+        lines += [*compared(table, epochs, options.searches, options.supernet), ""]
+    write_atomic(options.output, "\n".join(lines))
+    print("\n".join(lines))
+
+
+def described(table: Sequence[Entry]) -> list[str]:
+    """What there is to find, and how well single scores rank."""
+    means = [statistics.mean(entry.test) for entry in table]
+    pairs = [entry.test for entry in table]
+    within = math.sqrt(statistics.mean(statistics.variance(pair) for pair in pairs))
+    lines = [
+        f"{len(table)} genotypes × {len(table[0].test)} seeds; test accuracy {statistics.mean(means):.4f},"
+        f" standard deviation over genotypes {statistics.stdev(means):.4f}, over seeds {within:.4f}",
+        "",
+        "| score | Kendall's τ with the mean test accuracy |",
+        "| --- | --- |",
+    ]
+    scores: dict[str, Callable[[Entry], float]] = {
+        "number of parameters": lambda entry: entry.parameters,
+        "OPs": lambda entry: entry.ops,
+        "− sum of 2 training losses": lambda entry: -sum(entry.losses[0][:2]),
+        "− sum of 4 training losses": lambda entry: -sum(entry.losses[0][:4]),
+        "validation accuracy at the end, one seed": lambda entry: entry.validation[0],
+    }
+    for place in range(len(table[0].score)):
+        scores[f"− loss in supernet {place}"] = lambda entry, place=place: -entry.score[place]  # type: ignore[misc]
+    for name, score in scores.items():
+        lines.append(f"| {name} | {kendall([score(entry) for entry in table], means):.2f} |")
+    return lines
+
+
+def compared(table: Sequence[Entry], epochs: float, searches: int, supernet: int) -> list[str]:
+    """A line for each rule: what it finds, and how often it is ahead of random search."""
+    rules: dict[str, Callable[[Search], Entry]] = {
+        "random search": random_search,
+        "halving": halving,
+        "most parameters + halving": largest(lambda entry: entry.parameters),
+        "most OPs + halving": largest(lambda entry: entry.ops),
+    }
+    if table[0].score:
+        rules["ranking + halving"] = ranking(supernet, min(64, len(table) // 2))
+    found: dict[str, list[float]] = {name: [] for name in rules}
+    for number in range(searches):
+        for name, rule in rules.items():
+            generator = random.Random(f"{name} {number}")
+            seed = number % len(table[0].test)
+            one = Search(table, seed, number % max(len(table[0].score), 1), generator, epochs)
+            others = [test for place, test in enumerate(rule(one).test) if place != seed]
+            found[name].append(statistics.mean(others))
+    lines = [
+        f"{searches:,} searches of {epochs:g} epochs each:",
+        "",
+        "| rule | test accuracy | P(better than random search) | 95 % interval |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, values in found.items():
+        ahead = [0.5 * ((a > b) + (a >= b)) for a, b in zip(values, found["random search"], strict=True)]
+        share = statistics.mean(ahead)
+        half = 1.96 * statistics.stdev(ahead) / math.sqrt(len(ahead))
+        lines.append(
+            f"| {name} | {statistics.mean(values):.4f} ± {statistics.stdev(values):.4f} | {share:.3f} |"
+            f" {share - half:.3f}–{share + half:.3f} |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
