@@ -526,4 +526,5 @@ def test_without_a_word_a_network_is_binarized_as_its_paper_says(subtests: pytes
             trained = layers(structure.build_network())
             assert trained
             assert layers(build_model(choice, Task(3, (32, 32), 4))) == trained
-            assert layers(binas.create_model(name, num_classes=4)) == trained
+            if name in FAMILIES:
+                assert layers(binas.create_model(name, num_classes=4)) == trained

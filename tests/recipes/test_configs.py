@@ -14,7 +14,7 @@ import torch
 from binas.arch.genotype import parse_genotype
 from binas.arch.kinds import genotype_network, load_any_space
 from binas.arch.sample import random_genotype
-from binas.arch.space import SearchSpace
+from binas.arch.space import Grouping, SearchSpace
 from binas.cli.main import main
 from binas.config import find_file, shipped_names
 from binas.recipe import Recipe, load_recipe
@@ -90,15 +90,18 @@ def header(name: str) -> str:
 
 def miniature(recipe: Recipe) -> list[str]:
     """Overrides that keep everything in a recipe but its size, its images and its number of epochs."""
+    grouping = recipe.space.grouping if isinstance(recipe.space, SearchSpace) else Grouping()
+    divisor = grouping.channels_per_group or grouping.groups or 1
+    channels = 4 if 4 % divisor == 0 else 12
     values: dict[str, Any] = {
         "data.name": "synthetic",
         "data.root": "null",
         "data.image_size": 8,
         "data.num_classes": 3,
-        "data.images_per_class": 20,
-        "space.supernet.init_channels": 12,
+        "data.images_per_class": 8,
+        "space.supernet.init_channels": channels,
         "space.supernet.num_cells": 3,
-        "retrain.network.init_channels": 12,
+        "retrain.network.init_channels": channels,
         "retrain.network.num_cells": 3,
         "search.batch_size": 12,
         "retrain.batch_size": 24,

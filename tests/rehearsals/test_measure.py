@@ -44,7 +44,9 @@ def own(tiny: Path) -> Path:
     return tiny
 
 
-def test_a_search_is_limited_by_it(own: Path, binas: Runner) -> None:
+def test_a_search_is_limited_by_it(
+    own: Path, binas: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["search", "tiny.yaml", "--search.strategy", "random"]
     status, _, error = binas(*words, "--name", "free")
     assert status == 0, error
@@ -54,6 +56,7 @@ def test_a_search_is_limited_by_it(own: Path, binas: Runner) -> None:
     assert record["sha256"] == hashlib.sha256((own / "measures.py").read_bytes()).hexdigest()
     assert set(record["operations"]) == {"widest", "layers_in_all"}
     too_few = ["--limits.widest", f"{{at_most: {row['widest'] / 2 - 1}, factor: 0.5}}"]
+    monkeypatch.setattr("binas.search.limits.MAX_DRAWS", 20)
     status, _, error = binas(*words, "--name", "bound", *too_few)
     assert status == 2 and "limits: none of" in error and "widest by" in error
 

@@ -92,7 +92,7 @@ def test_a_line_is_a_record_of_its_room(caplog: pytest.LogCaptureFixture) -> Non
         ("binas.engine", "INFO"),
         ("binas.engine", "WARNING"),
     ]
-    assert caplog.records[0].filename == "memory.py"
+    assert caplog.records[0].filename == "memory_forecast.py"
     assert room_logger("binas.search.strategies.base").name == "binas.search"
     assert room_logger("__main__").name == room_logger("tests.run").name == "binas"
 
