@@ -18,6 +18,8 @@ from binas.search.config import SearchConfig
 
 NEEDED = 2.0
 """Logits by which an operation has to lead to be told from the others."""
+LEAST = 0.1
+"""Logits below which a lead is none, however steadily it grew."""
 LAST = 3
 """Epochs over which a decision is to stand."""
 
@@ -108,7 +110,7 @@ def verdict(probabilities: Mapping[str, Tensor], choices: Sequence[tuple[int, ..
     operations = max(int((row > 0).sum()) for rows in probabilities.values() for row in rows)
     chance = reach.walk * walk_gap(operations)
     typical, stands = float(ahead.median()), stability(choices)
-    if typical > 2 * chance and stands >= 0.5:
+    if typical > max(2 * chance, LEAST) and stands >= 0.5:
         return ""
     return (
         f"the first operation of an edge leads the second by {typical:.2g} logits in the median, a random"
