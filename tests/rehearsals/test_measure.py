@@ -44,9 +44,7 @@ def own(tiny: Path) -> Path:
     return tiny
 
 
-def test_a_search_is_limited_by_it(
-    own: Path, binas: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_is_limited_by_it(own: Path, binas: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["search", "tiny.yaml", "--search.strategy", "random"]
     status, _, error = binas(*words, "--name", "free")
     assert status == 0, error

@@ -30,7 +30,7 @@ from binas.train.binary_check import check_network, real_layers
 Runner = Callable[..., tuple[int, str, str]]
 NETWORK = {"init_channels": 4, "num_cells": 3, "stem_multiplier": 1}
 OPERATIONS = ["skip", "binary_conv_3x3", "binary_dilated_conv_3x3"]
-SPACE = load_space({"base": "binas", "operations": OPERATIONS, "network": NETWORK})
+SPACE = load_space({"base": "binas", "reduction_skip": "real", "operations": OPERATIONS, "network": NETWORK})
 IMAGES = torch.randn(8, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
