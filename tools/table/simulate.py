@@ -150,7 +150,8 @@ def ranking(supernet_epochs: int, pool: int) -> Callable[[Search], Entry]:
         seen = search.drawn(pool)
         best = sorted(seen, key=lambda entry: entry.score[search.supernet])
         half = (number + 1) // 2
-        return search.halved([*best[:half], *search.generator.sample(best[half:], number - half)])
+        rest = best[half:]
+        return search.halved([*best[:half], *search.generator.sample(rest, min(number - half, len(rest)))])
 
     return rule
 
