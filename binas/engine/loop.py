@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from binas.data.batches import Batches
+from binas.data.image_set import Images
+from binas.data.open_data import Data
 from binas.engine.data_parallel import average_buffers
 from binas.run.distributed import all_reduce_sum, num_ranks, rank
 from binas.run.nan import check_finite
@@ -22,6 +24,13 @@ CHECK_INTERVAL = 50
 """Steps between two looks at the loss; each look waits for the device."""
 EVALUATION_BATCH_SIZE = 256
 """One size wherever a network is evaluated, so that the same images give the same figures to the last bit."""
+
+
+def evaluation_batches(
+    images: Images, data: Data, device: torch.device, *, on_device: Literal["auto", "on", "off"] = "auto"
+) -> Batches:
+    """Images of a data set as they are, in the one size in which networks are evaluated."""
+    return Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std, on_device=on_device)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from binas.data.batches import Batches
 from binas.data.image_set import Images
 from binas.data.open_data import Data
 from binas.engine.data_parallel import check_replicas
-from binas.engine.loop import EVALUATION_BATCH_SIZE, EpochResult, evaluate, train_epoch
+from binas.engine.loop import EpochResult, evaluate, evaluation_batches, train_epoch
 from binas.engine.memory_forecast import memory_guard, report_peak
 from binas.engine.micro_batch import Batch
 from binas.engine.scaling import format_rates, rate_values
@@ -331,15 +331,11 @@ class Search:
     def _work(self, folder: RunFolder | None) -> Work:
         """What a strategy trains with that trains in its own way."""
         path = folder.path if folder is not None and folder.is_written_here else None
-        validation = Batches(
-            self.data.search_validation(),
-            EVALUATION_BATCH_SIZE,
-            self.device,
-            self.data.mean,
-            self.data.std,
-            on_device=self.config.acceleration.data_on_device,
-        )
-        return Work(self.train_batches, validation, path, self.tensorboard)
+        return Work(self.train_batches, self._validation_as_it_is, path, self.tensorboard)
+
+    def _validation_as_it_is(self) -> Batches:
+        images, on_device = self.data.search_validation(), self.config.acceleration.data_on_device
+        return evaluation_batches(images, self.data, self.device, on_device=on_device)
 
     def _about(self) -> dict[str, Any]:
         """What a front says of the search."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from binas.data.batches import Batches
@@ -15,16 +17,21 @@ class Work:
 
     Args:
         train: batches of the train split, augmented.
-        validation: batches of the search-validation split as it is, of the size in which all networks are
-            evaluated.
+        open_validation: gives the search-validation split as it is, in the size in which networks are
+            evaluated; asked once, by who needs it.
         folder: of the run, for what makes it resumable; None: everything stays in memory.
         tensorboard: whether metrics go to TensorBoard too.
     """
 
     train: Batches
-    validation: Batches
+    open_validation: Callable[[], Batches]
     folder: Path | None = None
     tensorboard: bool = True
+
+    @cached_property
+    def validation(self) -> Batches:
+        """The search-validation split as it is."""
+        return self.open_validation()
 
     def judged(self, most: int) -> Batches:
         """The first so many search-validation images, of every class alike; 0: all of them."""

@@ -14,12 +14,12 @@ from binas.arch.kinds import AnySpace, load_any_space
 from binas.data.config import DataConfig
 from binas.data.open_data import Data, open_data
 from binas.run.folder import RunFolder
-from binas.run.progress import shown_by
 from binas.search.config import SearchConfig
 from binas.search.parts import STRATEGIES
 from binas.search.search import Search
 from binas.search.strategies.base import Strategy, check_settings
 from binas.testing.promises import promise, told_of
+from binas.testing.stopping import stopped_after
 
 SIZES = {"init_channels": 4, "num_cells": 2, "reductions": [1], "stem_multiplier": 1}
 SPACES: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ def _check_search(what: str, config: Mapping[str, Any], kind: str = "cell") -> N
         )
         for stop in (2, 9):
             cut = Path(folder) / f"cut{stop}"
-            _stopped(space, settings, data, cut, stop)
+            _searched(space, settings, data, cut, stop)
             resumed = _searched(space, settings, data, cut)
             promise(
                 resumed == whole,
@@ -101,35 +101,13 @@ def tiny_data() -> Data:
     return open_data(DataConfig(name="synthetic", images_per_class=12, num_classes=3, image_size=(8, 8)))
 
 
-def _search(space: AnySpace, config: SearchConfig, data: Data) -> Search:
-    return Search(space, config, data, seed=1, device=torch.device("cpu"), tensorboard=False)
-
-
-def _searched(space: AnySpace, config: SearchConfig, data: Data, path: Path) -> dict[str, Any]:
-    """The front of a search that is begun, or gone on with."""
-    is_begun = path.exists()
-    folder = RunFolder.resume(path, "search") if is_begun else RunFolder.create(path, "search")
-    with folder:
-        _search(space, config, data).run(folder)
-    found: dict[str, Any] = json.loads((path / "front.json").read_text())
-    return found
-
-
-class Stop(Exception):
-    """What a stop looks like from inside."""
-
-
-def _stopped(space: AnySpace, config: SearchConfig, data: Data, path: Path, calls: int) -> None:
-    """Begins a search, and stops it in the middle of an epoch, after so many signs of progress."""
-    left = [calls]
-
-    def stop(*_: object) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Stop
-
-    with RunFolder.create(path, "search") as folder, shown_by(stop):
-        try:
-            _search(space, config, data).run(folder)
-        except Stop:
-            return
+def _searched(
+    space: AnySpace, config: SearchConfig, data: Data, path: Path, stop: int | None = None
+) -> dict[str, Any] | None:
+    """The front of a search that is begun or gone on with; None where it was stopped before one stood."""
+    folder = RunFolder.resume(path, "search") if path.exists() else RunFolder.create(path, "search")
+    with folder, stopped_after(stop):
+        search = Search(space, config, data, seed=1, device=torch.device("cpu"), tensorboard=False)
+        search.run(folder)
+    front = path / "front.json"
+    return json.loads(front.read_text()) if front.exists() else None

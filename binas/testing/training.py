@@ -13,9 +13,9 @@ import torch
 from binas.arch.kinds import load_any_space
 from binas.arch.sample import random_genotype
 from binas.run.folder import RunFolder
-from binas.run.progress import shown_by
 from binas.testing.promises import promise, told_of
-from binas.testing.searching import SPACES, Stop, tiny_data
+from binas.testing.searching import SPACES, tiny_data
+from binas.testing.stopping import stopped_after
 from binas.train.retrain import Retraining
 from binas.train.stage import RetrainConfig
 
@@ -47,25 +47,13 @@ def check_stage_part(name: str, *, stage: dict[str, Any] | None = None, **option
 
 
 def _trained(config: RetrainConfig, path: Path, stop: int | None = None) -> list[dict[str, Any]]:
-    """What each epoch reached; a training that is stopped is gone on with the next time."""
+    """What each epoch reached, of a training that is begun or gone on with."""
     genotype = random_genotype(load_any_space(SPACES["cell"]), random.Random(0))
-    left = [stop]
-
-    def told(*_: object) -> None:
-        if left[0] is not None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Stop
-
-    resumed = path.exists()
-    folder = RunFolder.resume(path, "retrain") if resumed else RunFolder.create(path, "retrain")
-    with folder, shown_by(told):
+    folder = RunFolder.resume(path, "retrain") if path.exists() else RunFolder.create(path, "retrain")
+    with folder, stopped_after(stop):
         training = Retraining(
             genotype, config, tiny_data(), seed=1, device=torch.device("cpu"), tensorboard=False
         )
-        try:
-            training.run(folder)
-        except Stop:
-            return []
+        training.run(folder)
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     return [{key: value for key, value in row.items() if "time" not in key} for row in rows]

@@ -12,7 +12,7 @@ from binas.data.batches import Batches
 from binas.data.datasets import DATASETS
 from binas.data.image_set import Images
 from binas.data.open_data import Data, open_data
-from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.engine.loop import evaluate, evaluation_batches
 from binas.errors import UserError
 from binas.plugins import PluginRecord, require_plugins
 from binas.train.model_file import ModelStructure, load_model
@@ -104,7 +104,7 @@ def _batches(
     images = data.test() if split == "test" else training_images(structure, data)[1]
     if not len(images):
         raise UserError(f"{path}: retraining kept no validation images (retrain.validation_fraction: 0)")
-    return Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std), len(images)
+    return evaluation_batches(images, data, device), len(images)
 
 
 def training_images(structure: ModelStructure, data: Data) -> tuple[Images, Images]:

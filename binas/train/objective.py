@@ -46,7 +46,7 @@ class Objective:
         for part in self.parts.values():
             part.start(setting)
             self.trained.update(part.modules())
-        self.files = [digest for part in self.parts.values() for digest in getattr(part, "files", ())]
+        self.files = [digest for part in self.parts.values() for digest in part.files]
         """What a resumed run knows files by that parts have read."""
 
     @property

@@ -26,7 +26,7 @@ from binas.config import build, merged
 from binas.data.batches import Batches
 from binas.data.open_data import Data
 from binas.engine.data_parallel import check_replicas, take_from_first
-from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
+from binas.engine.loop import evaluate, evaluation_batches, train_epoch
 from binas.engine.memory_forecast import memory_guard, report_peak
 from binas.engine.scaling import format_rates, rate_values
 from binas.engine.step_memory import StepMemory
@@ -129,11 +129,7 @@ class Retraining:
             on_device=config.acceleration.data_on_device,
             part=(rank(), num_ranks()),
         )
-        self.validation_batches = (
-            Batches(validation, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
-            if len(validation)
-            else None
-        )
+        self.validation_batches = evaluation_batches(validation, data, device) if len(validation) else None
         self.position = Position()
         self.rate_alone: float | None = None
         """Images a second of one rank alone, to compare with."""

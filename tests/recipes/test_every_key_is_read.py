@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from PIL import Image
 
 import binas as package
 from binas.arch.kinds import load_any_space
-from binas.config import Config, describe
+from binas.config import Config, _models_in, describe
 from binas.data.config import DataConfig
 from binas.data.open_data import open_data
 from binas.errors import UserError
@@ -43,15 +42,6 @@ def models_of(model: type[Config], found: set[type[Config]] | None = None) -> se
             for inner in _models_in(field.annotation):
                 models_of(inner, found)
     return found
-
-
-def _models_in(annotation: Any) -> Iterator[type[Config]]:
-    if isinstance(annotation, type):
-        if issubclass(annotation, Config):
-            yield annotation
-        return
-    for inner in typing.get_args(annotation):
-        yield from _models_in(inner)
 
 
 class Reads:

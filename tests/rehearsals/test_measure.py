@@ -9,18 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pages import program_of
 
 Runner = Callable[..., tuple[int, str, str]]
 
-(OWN,) = [
-    block
-    for block in re.findall(
-        r"```python\n(.*?)```",
-        (Path(__file__).parents[2] / "docs" / "profile.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    if "register_measure" in block
-]
+OWN = program_of("docs/profile.md", "register_measure")
 """The measure of the documentation."""
 BY_NETWORK = """
 @register_measure("layers_in_all")

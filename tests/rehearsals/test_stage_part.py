@@ -10,18 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import program_of
 
 Runner = Callable[..., tuple[int, str, str]]
 
-(OWN,) = [
-    block
-    for block in re.findall(
-        r"```python\n(.*?)```",
-        (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    if "register_stage_part" in block
-]
+OWN = program_of("docs/training.md", "register_stage_part")
 """The part of the documentation."""
 CALLS = """
 

@@ -29,8 +29,9 @@ from binas.search.measured.draw import FairDraw
 from binas.search.measured.halving import epochs_of, halved
 from binas.search.measured.memo import Memo
 from binas.search.measured.ranking import Ranking, kendall
+from binas.search.measured.schedule import Schedule
 from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
-from binas.search.measured.trial import Schedule, Trial
+from binas.search.measured.trial import Trial
 
 SPACE = load_any_space("binas_macro_small")
 CPU = torch.device("cpu")
@@ -42,8 +43,8 @@ def batches() -> Batches:
     return Batches(data.train(), 16, CPU, data.mean, data.std)
 
 
-def _schedule(epochs: int) -> Schedule:
-    return Schedule(epochs, OptimizerConfig(learning_rate=1e-2), Curve(), F.cross_entropy)
+def _schedule(epochs: int, rate: float = 1e-2) -> Schedule:
+    return Schedule(epochs, OptimizerConfig(learning_rate=rate), Curve(), F.cross_entropy)
 
 
 def _trial(batches: Batches, epochs: int, number: int = 0) -> Trial:
@@ -121,7 +122,7 @@ def test_a_trained_supernet_ranks_better_than_chance(batches: Batches) -> None:
     """A tiny supernet is trained and ranks anew: networks with all skips pooled away are told apart."""
     torch.manual_seed(0)
     supernet = path_supernet(SPACE, 1, 4)
-    settings = SupernetSettings(6, OptimizerConfig(learning_rate=5e-3), Curve(), F.cross_entropy)
+    settings = SupernetSettings(_schedule(6, 5e-3))
     training = SupernetTraining(supernet, settings, lambda g: FairDraw(SPACE, g), batches, 0, {})
     losses = [training.train_epoch().means["loss"] for _ in range(6)]
     assert losses[-1] < losses[0] - 0.1
@@ -136,7 +137,7 @@ def test_a_trained_supernet_ranks_better_than_chance(batches: Batches) -> None:
 def test_a_supernet_goes_on_bit_for_bit(batches: Batches, tmp_path: Path) -> None:
     def training(file: Path | None) -> SupernetTraining:
         torch.manual_seed(0)
-        settings = SupernetSettings(3, OptimizerConfig(learning_rate=5e-3), Curve(), F.cross_entropy)
+        settings = SupernetSettings(_schedule(3, 5e-3))
         supernet = path_supernet(SPACE, 1, 4)
         return SupernetTraining(
             supernet, settings, lambda g: FairDraw(SPACE, g), batches, 0, {"a": 1}, file=file
@@ -162,9 +163,7 @@ def test_a_sandwich_teaches_by_the_largest_network(batches: Batches) -> None:
     torch.manual_seed(0)
     supernet = path_supernet(SPACE, 1, 4)
     most, least = extremes(SPACE)
-    settings = SupernetSettings(
-        1, OptimizerConfig(), Curve(), F.cross_entropy, paths=2, sandwich=(most, least)
-    )
+    settings = SupernetSettings(_schedule(1), paths=2, sandwich=(most, least))
     training = SupernetTraining(supernet, settings, lambda g: FairDraw(SPACE, g), batches, 0, {})
     step = _Step(training, FairDraw(SPACE, random.Random(0)), 0)
     drawn = [random_genotype(SPACE, random.Random(number)) for number in (1, 2)]

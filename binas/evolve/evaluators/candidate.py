@@ -12,7 +12,7 @@ from binas.binarize import set_progress
 from binas.data.batches import Batches
 from binas.data.open_data import Data
 from binas.engine.acceleration import Acceleration
-from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate, train_epoch
+from binas.engine.loop import evaluate, evaluation_batches, train_epoch
 from binas.errors import UserError
 from binas.evolve.problems.genome import Genome
 from binas.evolve.problems.problem import Problem, completed
@@ -65,7 +65,7 @@ class ShortTraining:
             check_parts(stage, f"evolve.training.stages.{place}")
         self.start = start
         self.train = training_batches(data, config.batch_size, device, config.acceleration)
-        self.validation = validation_batches(data, device)
+        self.validation = evaluation_batches(data.search_validation(), data, device)
 
     def __call__(self, genome: Genome, number: int) -> Judgement:
         """The accuracy of a genome's network; 0 where its training does not converge to numbers."""
@@ -131,8 +131,3 @@ def training_batches(
         drop_last=len(images) % batch_size == 1 and len(images) > 1,
         on_device=acceleration.data_on_device,
     )
-
-
-def validation_batches(data: Data, device: torch.device) -> Batches:
-    """The search-validation split as it is."""
-    return Batches(data.search_validation(), EVALUATION_BATCH_SIZE, device, data.mean, data.std)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from binas.arch.slices import conv_part, tensors
+from binas.arch.slices import conv_part, leading, tensors
 from binas.binarize import BinaryConv2d
 from binas.errors import UserError
 
@@ -30,7 +30,8 @@ def part_of(shared: nn.Module, candidate: nn.Module) -> dict[str, Tensor]:
     for name, tensor in tensors(candidate).items():
         owner, _, leaf = name.rpartition(".")
         conv = modules[owner]
-        if name not in source or any(a > b for a, b in zip(tensor.shape, source[name].shape, strict=False)):
+        fitting = leading(source[name], tensor) if name in source else None
+        if fitting is None:
             raise UserError(
                 f"evolve.evaluation: shared: '{name}' of a candidate is no part of the widest network's;"
                 " use evaluation: short"
@@ -46,7 +47,7 @@ def part_of(shared: nn.Module, candidate: nn.Module) -> dict[str, Tensor]:
                 )
             part[name] = found
         else:
-            part[name] = source[name][tuple(slice(0, length) for length in tensor.shape)]
+            part[name] = fitting
     return part
 
 

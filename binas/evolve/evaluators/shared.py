@@ -25,10 +25,10 @@ from binas.arch.slices import tensors
 from binas.binarize import binary_convolutions, set_progress
 from binas.data.open_data import Data
 from binas.engine.batch_norm import take_statistics
-from binas.engine.loop import evaluate, train_epoch
+from binas.engine.loop import evaluate, evaluation_batches, train_epoch
 from binas.errors import UserError
 from binas.evolve.config import SharedConfig, SharedPhase
-from binas.evolve.evaluators.candidate import Judgement, training_batches, validation_batches
+from binas.evolve.evaluators.candidate import Judgement, training_batches
 from binas.evolve.evaluators.identity import Identity, is_shared_identity, shared_identity
 from binas.evolve.evaluators.part import assembled, part_of
 from binas.evolve.evaluators.shared_step import SharedStep
@@ -84,7 +84,7 @@ class SharedNetwork:
         self._template: nn.Module | None = None
         self.precision = config.acceleration.precision(device)
         self.train_batches = training_batches(data, config.batch_size, device, config.acceleration)
-        self.validation = validation_batches(data, device)
+        self.validation = evaluation_batches(data.search_validation(), data, device)
 
     def train(self) -> None:
         """Trains to the end, from its file where that is there; only one worker at a time."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from binas.arch.genotype import AnyGenotype
 from binas.errors import UserError
+from binas.run.progress import eta
 from binas.search.measured.halving import epochs_of
 
 if TYPE_CHECKING:
@@ -129,7 +130,6 @@ def _now(images: Tensor) -> float:
 
 def predicted(strategy: Binas, times: StepTimes, validation_images: int) -> dict[str, float]:
     """Seconds of each part of a search with a strategy's options."""
-    paths = strategy.paths + (2 if strategy.sandwich else 0)
     ranked = strategy.candidates + strategy.random_finalists + strategy.rounds * strategy.offspring
     judged = min(strategy.judged_images or validation_images, validation_images)
     looks = strategy.finalists + strategy.random_finalists
@@ -137,7 +137,7 @@ def predicted(strategy: Binas, times: StepTimes, validation_images: int) -> dict
     epochs = epochs_of([math.ceil(size) for size in sizes], strategy.rungs, strategy.keep)
     scored = strategy.calibration_batches * times.batch_size + judged
     return {
-        "supernet": strategy.supernet_epochs * paths * times.epoch,
+        "supernet": strategy.supernet_epochs * strategy.paths_per_step * times.epoch,
         "ranking": ranked * scored * times.image if strategy.supernet_epochs else 0.0,
         "training": epochs * times.epoch + 2 * looks * validation_images * times.image,
     }
@@ -189,8 +189,6 @@ def within(seconds: float, times: StepTimes, validation_images: int, bins: int =
 
 def format_plan(parts: Mapping[str, float], options: Mapping[str, Any]) -> str:
     """A plan in a line or two, for people."""
-    from binas.run.progress import eta
-
     times = ", ".join(f"{name} {eta(seconds)}" for name, seconds in parts.items())
     said = ", ".join(f"{key} {value}" for key, value in options.items())
     return f"predicted: {eta(sum(parts.values()))} ({times})" + (f"; plan: {said}" if said else "")

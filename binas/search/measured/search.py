@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from binas.arch.extremes import extremes
 from binas.arch.genotype import AnyGenotype
-from binas.arch.path_supernet import path_supernet, proxy_network, proxy_settings
+from binas.arch.path_supernet import path_supernet, proxy_settings
 from binas.arch.vary import crossover, mutation
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.errors import UserError
@@ -22,8 +22,8 @@ from binas.search.measured.draw import FairDraw
 from binas.search.measured.halving import halved
 from binas.search.measured.memo import Memo
 from binas.search.measured.ranking import Ranking, kendall
+from binas.search.measured.schedule import Schedule
 from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
-from binas.search.measured.trial import Schedule
 from binas.search.measured.trials import Trials
 from binas.search.work import Work
 
@@ -42,13 +42,9 @@ class MeasuredSearch:
     def __init__(self, strategy: Binas, work: Work) -> None:
         self.strategy, self.work, self.setting = strategy, work, strategy.setting
         setting, folder = self.setting, work.folder
-        loss, interval = setting.config.loss, setting.config.acceleration.check_interval
-        optimizer = OptimizerConfig(name="adam", learning_rate=strategy.rate)
         self.trials = Trials(
-            lambda genotype: proxy_network(
-                genotype, setting.space, setting.image_shape[0], setting.num_classes
-            ).to(setting.device),
-            Schedule(strategy.rungs[-1], optimizer, Curve(), loss, interval),
+            strategy.built,
+            self._schedule(strategy.rungs[-1], strategy.rate),
             work.train,
             work.validation,
             setting.seed,
@@ -57,7 +53,11 @@ class MeasuredSearch:
         self.scores = Memo(None if folder is None else folder / "scores.jsonl")
         self.generator = random.Random(derive_seed(setting.seed, "measured search"))
         self.costs: dict[str, dict[str, float]] = {}
-        self.trained_epochs: dict[str, int] = {}
+
+    def _schedule(self, epochs: int, rate: float) -> Schedule:
+        config = self.setting.config
+        optimizer = OptimizerConfig(name="adam", learning_rate=rate)
+        return Schedule(epochs, optimizer, Curve(), config.loss, config.acceleration.check_interval)
 
     def front(self) -> Front:
         """Trains, ranks, halves."""
@@ -101,7 +101,7 @@ class MeasuredSearch:
 
     def _ranking(self) -> Ranking | None:
         """The trained supernet as a judge."""
-        strategy, setting, config = self.strategy, self.setting, self.setting.config
+        strategy, setting = self.strategy, self.setting
         if not strategy.supernet_epochs:
             return None
         seed_everything(setting.seed, "path supernet weights")
@@ -109,13 +109,9 @@ class MeasuredSearch:
         training = SupernetTraining(
             supernet.to(setting.device),
             SupernetSettings(
-                strategy.supernet_epochs,
-                OptimizerConfig(name="adam", learning_rate=strategy.supernet_rate),
-                Curve(),
-                config.loss,
+                self._schedule(strategy.supernet_epochs, strategy.supernet_rate),
                 strategy.paths,
                 extremes(setting.space) if strategy.sandwich else None,
-                config.acceleration.check_interval,
             ),
             lambda generator: FairDraw(setting.space, generator, setting.plugins),
             self.work.train,
@@ -129,25 +125,26 @@ class MeasuredSearch:
             self.work.train,
             strategy.calibration_batches,
             self.work.judged(strategy.judged_images),
-            config.loss,
+            setting.config.loss,
             setting.seed,
         )
 
     def _trained(self, training: SupernetTraining) -> None:
+        epochs = training.settings.schedule.epochs
         if training.epoch:
-            say(f"resumed the search after epoch {training.epoch}/{training.settings.epochs} of the supernet")
+            say(f"resumed the search after epoch {training.epoch}/{epochs} of the supernet")
         log, watch = self.work.log(training.epoch), Stopwatch()
         try:
-            while training.epoch < training.settings.epochs:
+            while training.epoch < epochs:
                 result = training.train_epoch()
                 watch.add()
-                left = watch.remaining(training.settings.epochs - training.epoch)
+                left = watch.remaining(epochs - training.epoch)
                 times = {"images_per_second": result.images_per_second, "seconds_left": left}
                 log.log(training.epoch - 1, phase="supernet", **result.means, time=times)
                 log.flush()
                 shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())
                 say(
-                    f"supernet epoch {training.epoch}/{training.settings.epochs}: {shown},"
+                    f"supernet epoch {training.epoch}/{epochs}: {shown},"
                     f" {result.images_per_second:.0f} images/s, {eta(left)} left"
                 )
         finally:
@@ -262,8 +259,8 @@ class MeasuredSearch:
             lambda name: self.trials.drop(finalists[name]),
         )
         self._tell_tau(reached)
-        self.trained_epochs = {name: max(at) for name, at in reached.items()}
-        return self._front([finalists[name] for group in left for name in group], tau)
+        epochs = {name: max(at) for name, at in reached.items()}
+        return self._front([finalists[name] for group in left for name in group], self._measured(tau, epochs))
 
     def _tell_tau(self, reached: Mapping[str, Mapping[int, float]]) -> None:
         """How well the supernet has ranked what was trained alone, at the first rung."""
@@ -273,7 +270,7 @@ class MeasuredSearch:
             tau = kendall([score for score, _ in both], [loss for _, loss in both])
             say(f"the supernet's Kendall's τ over all {len(both)} finalists, {rung} epochs alone: {tau:.2f}")
 
-    def _front(self, survivors: Sequence[AnyGenotype], tau: float | None) -> Front:
+    def _front(self, survivors: Sequence[AnyGenotype], measured: Mapping[str, Any]) -> Front:
         last = self.strategy.rungs[-1]
         found = {}
         for number, genotype in enumerate(survivors):
@@ -289,27 +286,25 @@ class MeasuredSearch:
         best = points[-1] if limited else knee(points)
         candidates = [found[best], *(found[point] for point in points if point != best)]
         rule = "most accurate within the limits" if limited else "knee of the front"
-        return Front(tuple(candidates), rule, self._measured(tau))
+        return Front(tuple(candidates), rule, measured)
 
-    def _measured(self, tau: float | None) -> dict[str, Any]:
+    def _measured(self, tau: float | None, trained: Mapping[str, int]) -> dict[str, Any]:
         """What the search has seen and spent, in multiply-accumulates of either precision."""
         strategy = self.strategy
-        works = [self.costs[name]["work"] for name in self.trained_epochs]
+        works = [self.costs[name]["work"] for name in trained]
         mean = sum(works) / len(works)
         images, judged = self.work.train.num_images, self.work.judged(strategy.judged_images).num_images
         calibration = strategy.calibration_batches * self.work.train.batch_size
-        paths = strategy.paths + (2 if strategy.sandwich else 0)
         return {
             "kendall_tau": tau,
             "ranked": len(self.scores.values),
-            "trained_alone": len(self.trained_epochs),
+            "trained_alone": len(trained),
             "multiply_accumulates": {
                 # a step costs about three forward passes; a path is taken to cost a finalist's mean
-                "supernet": 3 * mean * images * strategy.supernet_epochs * paths,
+                "supernet": 3 * mean * images * strategy.supernet_epochs * strategy.paths_per_step,
                 "ranking": mean * (calibration + judged) * len(self.scores.values),
                 "training": sum(
-                    3 * self.costs[name]["work"] * images * epochs
-                    for name, epochs in self.trained_epochs.items()
+                    3 * self.costs[name]["work"] * images * epochs for name, epochs in trained.items()
                 ),
             },
         }

@@ -19,13 +19,13 @@ from binas.data.batches import Batches
 from binas.engine.acceleration import MixedPrecision
 from binas.engine.loop import EpochResult, accuracy, train_epoch
 from binas.engine.micro_batch import Batch
-from binas.engine.optimizer import Curve, OptimizerConfig, set_learning_rate
 from binas.engine.update import Update
 from binas.errors import UserError
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.seeds import derive_seed, seed_everything
 from binas.search.measured.draw import FairDraw
+from binas.search.measured.schedule import Schedule
 
 KIND = "path supernet"
 
@@ -35,23 +35,15 @@ class SupernetSettings:
     """How a supernet of single paths is trained.
 
     Args:
-        epochs: passes over the train split.
-        optimizer: of all weights.
-        curve: course of its learning rate over all steps.
-        loss: of logits and labels.
+        schedule: of all its weights.
         paths: genotypes in a step, whose gradients make one update.
         sandwich: None, or the largest and the smallest network: each step the largest one learns labels, the
             smallest and `paths` drawn ones learn its soft outputs.
-        check_interval: steps between two looks at the loss.
     """
 
-    epochs: int
-    optimizer: OptimizerConfig
-    curve: Curve
-    loss: Callable[[Tensor, Tensor], Tensor]
+    schedule: Schedule
     paths: int = 1
     sandwich: tuple[AnyGenotype, AnyGenotype] | None = None
-    check_interval: int = 50
 
 
 class SupernetTraining:
@@ -80,23 +72,22 @@ class SupernetTraining:
     ) -> None:
         self.supernet, self.settings, self.draw, self.train = supernet, settings, draw, train
         self.seed, self.identity, self.file = seed, dict(identity), file
-        self.optimizer = settings.optimizer.build_for(supernet)
+        self.optimizer = settings.schedule.optimizer.build_for(supernet)
         self.epoch = 0
         if file is not None and file.exists():
             self._restore(file)
 
     def train_epoch(self) -> EpochResult:
         """The next epoch; its state is on the disk when this returns."""
-        epoch, total = self.epoch, self.settings.epochs
+        schedule = self.settings.schedule
+        epoch, total = self.epoch, schedule.epochs
         seed_everything(self.seed, "path supernet", epoch)
         set_progress(self.supernet, epoch / total)
         generator = random.Random(derive_seed(self.seed, "paths", epoch))
         step = _Step(self, self.draw(generator), epoch)
         batches = self.train.epoch(derive_seed(self.seed, "path order", epoch))
         where = f"supernet epoch {epoch + 1}/{total}"
-        result = train_epoch(
-            step, batches, len(self.train), where, check_interval=self.settings.check_interval
-        )
+        result = train_epoch(step, batches, len(self.train), where, check_interval=schedule.check_interval)
         self.epoch += 1
         if self.file is not None:
             save_checkpoint(self.file, KIND, self.identity, self.state_dict())
@@ -128,17 +119,15 @@ class _Step:
         self.supernet, self.settings, self.draw = training.supernet, training.settings, draw
         self.optimizer = training.optimizer
         self.trained = (training.supernet,)
-        steps = len(training.train)
-        self.done, self.total = epoch * steps, training.settings.epochs * steps
+        self.steps_per_epoch = len(training.train)
+        self.done = epoch * self.steps_per_epoch
         self.genotypes: Sequence[AnyGenotype] = ()
         self.update = Update(self._forward, training.optimizer, self.trained, MixedPrecision())
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
         """One update."""
-        settings = self.settings
-        factor = settings.curve.factor(self.done / self.total)
-        set_learning_rate(self.optimizer, settings.optimizer.learning_rate * factor)
-        self.genotypes = [self.draw() for _ in range(settings.paths)]
+        self.settings.schedule.set_rate(self.optimizer, self.done, self.steps_per_epoch)
+        self.genotypes = [self.draw() for _ in range(self.settings.paths)]
         self.done += 1
         return len(batch[1]), self.update(batch)
 
@@ -147,11 +136,11 @@ class _Step:
         images, labels = batch
         if self.settings.sandwich is None:
             logits = [self.supernet(images, genotype) for genotype in self.genotypes]
-            loss = torch.stack([self.settings.loss(one, labels) for one in logits]).mean()
+            loss = torch.stack([self.settings.schedule.loss(one, labels) for one in logits]).mean()
             return loss, {"loss": loss, "accuracy": accuracy(logits[0], labels)}
         largest, smallest = self.settings.sandwich
         first = self.supernet(images, largest)
-        hard = self.settings.loss(first, labels)
+        hard = self.settings.schedule.loss(first, labels)
         soft = F.softmax(first.detach(), dim=1)
         taught = [self.supernet(images, genotype) for genotype in (smallest, *self.genotypes)]
         distilled = torch.stack([F.cross_entropy(one, soft) for one in taught]).sum()

@@ -13,29 +13,10 @@ from binas.data.batches import Batches
 from binas.engine.acceleration import MixedPrecision
 from binas.engine.loop import accuracy, evaluate, train_epoch
 from binas.engine.micro_batch import Batch
-from binas.engine.optimizer import Curve, OptimizerConfig, set_learning_rate
 from binas.engine.update import Update
 from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.run.seeds import derive_seed, seed_everything
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a genotype is trained alone, fully binary and in one stage.
-
-    Args:
-        epochs: passes over the train split from beginning to end.
-        optimizer: of all weights.
-        curve: course of its learning rate over all steps.
-        loss: of logits and labels.
-        check_interval: steps between two looks at the loss.
-    """
-
-    epochs: int
-    optimizer: OptimizerConfig
-    curve: Curve
-    loss: Callable[[Tensor, Tensor], Tensor]
-    check_interval: int = 50
+from binas.search.measured.schedule import Schedule
 
 
 @dataclass
@@ -148,10 +129,7 @@ class _Step:
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
         """One update."""
-        schedule = self.trial.schedule
-        total = schedule.epochs * len(self.trial.train_batches)
-        factor = schedule.curve.factor(self.done / total)
-        set_learning_rate(self.trial.optimizer, schedule.optimizer.learning_rate * factor)
+        self.trial.schedule.set_rate(self.trial.optimizer, self.done, len(self.trial.train_batches))
         self.done += 1
         return len(batch[1]), self.update(batch)
 

@@ -11,7 +11,8 @@ from binas.arch.genotype import AnyGenotype
 from binas.data.batches import Batches
 from binas.run.checkpoint import load_checkpoint, save_checkpoint
 from binas.search.measured.memo import Memo
-from binas.search.measured.trial import Progress, Schedule, Trial
+from binas.search.measured.schedule import Schedule
+from binas.search.measured.trial import Progress, Trial
 
 KIND = "trial"
 

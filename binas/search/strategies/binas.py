@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from torch import nn
+
+from binas.arch.genotype import AnyGenotype
 from binas.arch.path_supernet import proxy_network
 from binas.arch.sample import random_genotype
 from binas.errors import UserError
@@ -117,6 +120,17 @@ class Binas(Strategy):
         self.finalists, self.random_finalists = finalists, random_finalists
         self.rungs, self.keep, self.least_tau = tuple(rungs), keep, least_tau
 
+    @property
+    def paths_per_step(self) -> int:
+        """Networks that a step of the supernet computes."""
+        return self.paths + (2 if self.sandwich else 0)
+
+    def built(self, genotype: AnyGenotype) -> nn.Module:
+        """A genotype's network with fresh weights, of the size at which genotypes are compared."""
+        setting = self.setting
+        channels, classes = setting.image_shape[0], setting.num_classes
+        return proxy_network(genotype, setting.space, channels, classes).to(setting.device)
+
     def predicted(self, work: Work) -> Mapping[str, float]:
         """See `Strategy`."""
         return predicted(self, self._times(work), work.validation.num_images)
@@ -128,9 +142,7 @@ class Binas(Strategy):
     def _times(self, work: Work) -> StepTimes:
         setting = self.setting
         return measured_times(
-            lambda genotype: proxy_network(
-                genotype, setting.space, setting.image_shape[0], setting.num_classes
-            ).to(setting.device),
+            self.built,
             lambda generator: random_genotype(setting.space, generator, setting.plugins),
             next(work.train.epoch(0)),
             len(work.train),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,6 +76,9 @@ class StagePart:
     """Whether its loss stands in place of that of the labels."""
     is_fixed_program: ClassVar[bool] = True
     """Whether each step is the same program, so that it can be captured: not with a state of its own."""
+
+    files: Sequence[str] = ()
+    """Digests of files that `start` has read, by which a resumed stage knows that they are the same."""
 
     def first_batch(self, network: nn.Module, images: Tensor) -> str:
         """Prepares weights by the first batch of a stage; gives what was done in words, or nothing."""

@@ -102,7 +102,6 @@ class Taught(StagePart):
 
     def __init__(self, config: TeacherConfig) -> None:
         self.config = config
-        self.files: list[str] = []
 
     def start(self, setting: StageSetting) -> None:
         """See `StagePart`."""
