@@ -24,10 +24,9 @@ import torch
 from binas import __version__
 from binas.arch.genotype import Genotype
 from binas.config import build, read_text
-from binas.data.batches import Batches
 from binas.data.config import DataConfig
 from binas.data.open_data import Data, open_data
-from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.engine.loop import evaluate, evaluation_batches
 from binas.errors import UserError
 from binas.models import ModelChoice
 from binas.recipe import Recipe
@@ -104,8 +103,12 @@ def settings_hash(recipe: Recipe, genotype: Genotype | None = None) -> str:
     """A short hash of all that decides what a run gives."""
     # without defaults, so that a key that is new in recipes leaves finished rows what they are
     kept = recipe.model_dump(mode="json", exclude=NOT_MEASURED, exclude_defaults=True)
-    text = json.dumps([kept, genotype.hash() if genotype else None], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return short_hash([kept, genotype.hash() if genotype else None])
+
+
+def short_hash(settings: Any) -> str:
+    """A short hash of plain values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def train(recipe: Recipe, folder: Path, genotype: Genotype | None = None) -> dic
         with RunFolder.create(folder, "retrain") as run:
             reached = retraining.run(run)
             network, structure, _ = load_model(run.checkpoint, ())
-    images = Batches(data.test(), EVALUATION_BATCH_SIZE, device, data.mean, data.std)
+    images = evaluation_batches(data.test(), data, device)
     tested = evaluate(network.to(device), images, structure.stage.loss)
     shutil.rmtree(folder)
     return {

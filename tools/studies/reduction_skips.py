@@ -9,7 +9,6 @@ images of Fashion-MNIST at 14x14; the package's other 5,000 test. Rows are appen
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 from pathlib import Path
@@ -21,7 +20,8 @@ from binas.arch.kinds import load_any_space
 from binas.arch.sample import random_genotype
 from binas.profile.count import count
 from binas.run.device import device_name
-from binas.run.files import AppendedFile, write_atomic
+from binas.run.files import write_atomic
+from tools.measuring.measured import Rows, short_hash
 
 ROWS = Path("benchmarks/reduction_skips.jsonl")
 PAGE = Path("benchmarks/reduction_skips.md")
@@ -37,12 +37,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = binas.open_data("fashion_small", image_size=14)
-    done = {(row["number"], row["skip"]) for row in read()}
+    rows, made = Rows(ROWS), short_hash([SIZE, options.epochs])
     for number in range(options.genotypes):
         for kind in KINDS:
-            if (number, kind) not in done:
-                append(trained(number, kind, options.epochs, data))
-    page(read())
+            key = f"{number} {kind}"
+            if rows.find(key, made) is None:
+                print(rows.add(key, made, trained(number, kind, options.epochs, data)), flush=True)
+    page(list(rows))
 
 
 def trained(number: int, kind: str, epochs: int, data: binas.Data) -> dict[str, object]:
@@ -68,19 +69,6 @@ def trained(number: int, kind: str, epochs: int, data: binas.Data) -> dict[str, 
         "ops": profile.ops,
         "machine": f"{device_name(torch.device('cpu'))}, one thread, torch {torch.__version__}",
     }
-
-
-def read() -> list[dict[str, object]]:
-    """The rows that are there."""
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-
-
-def append(row: dict[str, object]) -> None:
-    """Adds a row."""
-    file = AppendedFile(ROWS)
-    file.append(json.dumps(row).encode() + b"\n")
-    file.close()
-    print(row, flush=True)
 
 
 def page(rows: list[dict[str, object]]) -> None:

@@ -26,7 +26,7 @@ from binas.binarize import BinaryConv2d
 from binas.config import build
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
-from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.engine.loop import evaluate, evaluation_batches
 from binas.errors import UserError
 from binas.recipe import Recipe
 from binas.run.folder import RunFolder
@@ -134,7 +134,7 @@ def test_batches(config: DataConfig) -> Batches:
 @cache
 def _test_batches(config: str) -> Batches:
     data = opened(build(DataConfig, json.loads(config), "data"))
-    return Batches(data.test(), EVALUATION_BATCH_SIZE, CPU, data.mean, data.std)
+    return evaluation_batches(data.test(), data, CPU)
 
 
 def layers_after_pools(network: nn.Module) -> list[str]:

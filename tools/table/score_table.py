@@ -9,8 +9,8 @@ and what is there is not scored again.
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,14 +20,14 @@ from binas.arch.kinds import load_any_space
 from binas.arch.path_supernet import path_supernet
 from binas.data.batches import Batches
 from binas.data.open_data import open_data
-from binas.engine.loop import EVALUATION_BATCH_SIZE
-from binas.engine.optimizer import Curve, OptimizerConfig
-from binas.run.files import AppendedFile
+from binas.engine.loop import evaluation_batches
+from binas.engine.optimizer import OptimizerConfig
 from binas.run.seeds import seed_everything
 from binas.search.measured.draw import FairDraw
 from binas.search.measured.ranking import Ranking
 from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
-from tools.table.train_table import BATCH_SIZE, DATA, SCHEDULE, SPACE, drawn, read_rows
+from tools.measuring.measured import Rows, short_hash
+from tools.table.train_table import BATCH_SIZE, DATA, SCHEDULE, SETTINGS, SPACE, drawn
 
 ROWS = Path("benchmarks/table/scores.jsonl")
 
@@ -63,26 +63,23 @@ def score(seed: int, options: argparse.Namespace) -> None:
         "sandwich": options.sandwich,
         "binary_weights": options.binary_weights,
     }
-    done = {
-        row["genotype"]
-        for row in read_rows(options.rows)
-        if row["supernet"] == seed and all(row[key] == value for key, value in settings.items())
-    }
-    left = [genotype for genotype in drawn(options.genotypes) if genotype.hash() not in done]
+    rows, made = Rows(options.rows), short_hash([SETTINGS, settings])
+    keyed = {f"{genotype.hash()} supernet {seed}": genotype for genotype in drawn(options.genotypes)}
+    left = {key: genotype for key, genotype in keyed.items() if rows.find(key, made) is None}
     if not left:
         return
     train = Batches(data.train(), BATCH_SIZE, device, data.mean, data.std, drop_last=True)
-    validation = Batches(data.search_validation(), EVALUATION_BATCH_SIZE, device, data.mean, data.std)
     seed_everything(seed, "path supernet weights")
     binary = options.binary_weights
     supernet = path_supernet(space, data.channels, data.num_classes, binarize_weights=binary)
     training = SupernetTraining(
         supernet,
         SupernetSettings(
-            options.epochs,
-            OptimizerConfig(name="adam", learning_rate=options.rate),
-            Curve(),
-            SCHEDULE.loss,
+            replace(
+                SCHEDULE,
+                epochs=options.epochs,
+                optimizer=OptimizerConfig(name="adam", learning_rate=options.rate),
+            ),
             options.paths,
             extremes(space) if options.sandwich else None,
         ),
@@ -99,23 +96,20 @@ def score(seed: int, options: argparse.Namespace) -> None:
             f"supernet {seed}, epoch {training.epoch}: {found}, {time.perf_counter() - begun:.0f} s",
             flush=True,
         )
-    judged = validation.first(options.judged)
+    judged = evaluation_batches(data.search_validation(), data, device).first(options.judged)
     ranking = Ranking(
         supernet, train, options.calibration, judged, SCHEDULE.loss, seed, binarize_weights=binary
     )
-    file = AppendedFile(options.rows)
-    for genotype in left:
+    for key, genotype in left.items():
         found_score = ranking(genotype)
         row = {
             "supernet": seed,
-            **settings,
             "genotype": genotype.hash(),
+            **settings,
             "loss": round(found_score.loss, 5),
             "accuracy": round(found_score.accuracy, 4),
         }
-        file.append(json.dumps(row).encode() + b"\n")
-    file.sync()
-    file.close()
+        rows.add(key, made, row)
 
 
 if __name__ == "__main__":

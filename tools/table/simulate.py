@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from binas.run.files import write_atomic
-from binas.search.measured.halving import halved
+from binas.search.measured.halving import epochs_of, halved
 from binas.search.measured.ranking import kendall
+from tools.measuring.measured import Rows
 from tools.table.score_table import ROWS as SCORES
-from tools.table.train_table import ROWS, SCHEDULE, read_rows
+from tools.table.train_table import ROWS, SCHEDULE
 
 FOLDER = Path("benchmarks/table")
 RANKED_EPOCHS = 0.2
 """Epochs of training that scoring a genotype costs: 5,512 images forward, a third of a training pass each."""
 RUNGS = (2, 4, SCHEDULE.epochs)
+KEEP = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,11 @@ class Entry:
 def entries(rows: Path, scores: Path) -> list[Entry]:
     """Genotypes of which every seed is there, and that every supernet has scored."""
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in read_rows(rows):
+    for row in Rows(rows):
         by_name.setdefault(row["genotype"], []).append(row)
     most = max(map(len, by_name.values()))
     ranked: dict[str, dict[int, float]] = {}
-    for row in read_rows(scores):
+    for row in Rows(scores):
         ranked.setdefault(row["genotype"], {})[row["supernet"]] = row["loss"]
     supernets = max(map(len, ranked.values()), default=0)
     found = []
@@ -100,24 +102,15 @@ class Search:
                 return -names[name].validation[self.seed]
             return sum(names[name].losses[self.seed][:rung])
 
-        left, _ = halved([list(names)], RUNGS, 0.5, reached)
+        left, _ = halved([list(names)], RUNGS, KEEP, reached)
         return names[left[0][0]]
 
     def affordable(self, epochs: float) -> int:
         """Finalists that halving can train with so many epochs."""
         number = 1
-        while halving_epochs(number + 1) <= epochs:
+        while epochs_of([number + 1], RUNGS, KEEP) <= epochs:
             number += 1
         return number
-
-
-def halving_epochs(number: int) -> int:
-    """Epochs that halving so many trains in all."""
-    total, left, before = 0, number, 0
-    for rung in RUNGS:
-        total += left * (rung - before)
-        left, before = math.ceil(left * 0.5), rung
-    return total
 
 
 def random_search(search: Search) -> Entry:

@@ -9,10 +9,8 @@ and several processes may share the work:
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,14 @@ from binas.arch.sample import random_genotype
 from binas.data.batches import Batches
 from binas.data.config import DataConfig
 from binas.data.open_data import Data, open_data
-from binas.engine.loop import EVALUATION_BATCH_SIZE, evaluate
+from binas.engine.loop import evaluate, evaluation_batches
 from binas.engine.loss import LossConfig
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.profile.count import count
 from binas.run.device import device_name
-from binas.run.files import AppendedFile
-from binas.search.measured.trial import Schedule, Trial
+from binas.search.measured.schedule import Schedule
+from binas.search.measured.trial import Trial
+from tools.measuring.measured import Rows, short_hash
 
 ROWS = Path("benchmarks/table/rows.jsonl")
 SPACE = "binas_macro_small"
@@ -43,6 +42,18 @@ BATCH_SIZE = 64
 SCHEDULE = Schedule(10, OptimizerConfig(name="adam", learning_rate=1e-2), Curve(), LossConfig())
 JUDGED = (1, 2, 4, 6, 8, 10)
 """Epochs after which the search-validation images are looked at."""
+
+
+SETTINGS = short_hash(
+    [
+        SPACE,
+        DATA.model_dump(mode="json", exclude_defaults=True),
+        BATCH_SIZE,
+        SCHEDULE.epochs,
+        SCHEDULE.optimizer.model_dump(mode="json", exclude_defaults=True),
+    ]
+)
+"""What a training's row is made with."""
 
 
 def main() -> None:
@@ -60,18 +71,17 @@ def main() -> None:
     data = open_data(DATA)
     first, step = map(int, options.worker.split("/"))
     begun = time.perf_counter()
+    rows = Rows(options.rows)
     jobs = [(genotype, seed) for genotype in drawn(options.genotypes) for seed in options.seeds]
     for place in range(first, len(jobs), step):
         genotype, seed = jobs[place]
-        if (genotype.hash(), seed) in {(row["genotype"], row["seed"]) for row in read_rows(options.rows)}:
+        key = f"{genotype.hash()} {seed}"
+        if rows.find(key, SETTINGS) is not None:
             continue
         if options.minutes and time.perf_counter() - begun > 60 * options.minutes:
             return
-        row = {"number": place // len(options.seeds), **trained(genotype, seed, data)}
-        file = AppendedFile(options.rows)
-        file.append(json.dumps(row).encode() + b"\n")
-        file.sync()
-        file.close()
+        found = {"number": place // len(options.seeds), **trained(genotype, seed, data)}
+        row = rows.add(key, SETTINGS, found)
         print(
             f"{place + 1}/{len(jobs)}: {row['genotype']} seed {seed}: test {row['test'][1]:.4f}", flush=True
         )
@@ -88,22 +98,12 @@ def drawn(number: int, space: str = SPACE, seed: int = 0) -> list[AnyGenotype]:
     return list(found.values())
 
 
-def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows that are there; a last line that is not whole is left out."""
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
-
-
 def trained(genotype: AnyGenotype, seed: int, data: Data) -> dict[str, Any]:
     """A training from beginning to end as a row."""
     device = torch.device("cpu")
     train = Batches(data.train(), BATCH_SIZE, device, data.mean, data.std, drop_last=True)
     validation, test = (
-        Batches(images, EVALUATION_BATCH_SIZE, device, data.mean, data.std)
-        for images in (data.search_validation(), data.test())
+        evaluation_batches(images, data, device) for images in (data.search_validation(), data.test())
     )
     profile = count(genotype, data.image_size, data.num_classes, data.channels)
     begun = time.perf_counter()
