@@ -60,6 +60,18 @@ class Config(BaseModel):
         return bool(operator.attrgetter(rest)(value) != operator.attrgetter(rest)(default))
 
 
+def name_and_options(value: Any) -> Any:
+    """A word as a mapping with that name; anything else as it is.
+
+    An override inside a word, `--key.tau 5` on `key: gumbel`, arrives as a change to a base.
+    """
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, Mapping):
+        return {"name" if key == "base" and "name" not in value else key: v for key, v in value.items()}
+    return value
+
+
 class NamedOptions(Config):
     """A registered name and its options, flat beside it: `gumbel`, or `{name: gumbel, tau: 10}`.
 
@@ -79,13 +91,8 @@ class NamedOptions(Config):
     @model_validator(mode="wrap")
     @classmethod
     def _any_spelling(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        if isinstance(value, str):
-            return handler({"name": value})
-        if isinstance(value, Mapping):
-            # an override inside a word, --key.tau 5 on `key: gumbel`, arrives as a change to a base
-            return handler(
-                {"name" if key == "base" and "name" not in value else key: v for key, v in value.items()}
-            )
+        if isinstance(value, str | Mapping):
+            return handler(name_and_options(value))
         if isinstance(value, NamedOptions) or not (callable(value) or hasattr(value, "__dict__")):
             return handler(value)
         registered = next((name for name in cls.registry if cls.registry[name] is value), None)

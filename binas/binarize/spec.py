@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Size
 
 import binas.binarize.schemes  # noqa: F401 (its files register their binarizers)
@@ -18,7 +18,7 @@ from binas.binarize.contract import (
     GradientQuantizer,
     WeightBinarizer,
 )
-from binas.config import Config, call_named
+from binas.config import Config, call_named, name_and_options
 from binas.errors import UserError
 from binas.registry import Registry, nearest
 
@@ -26,11 +26,16 @@ B = TypeVar("B")
 
 
 class BinarizerSpec(Config):
-    """A binarizer's registered name and its options: `{name: sign, window: 1.25}`."""
+    """A binarizer's registered name and its options: `sign`, or `{name: sign, window: 1.25}`."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _any_spelling(cls, value: Any) -> Any:
+        return name_and_options(value)
 
     @property
     def options(self) -> dict[str, Any]:

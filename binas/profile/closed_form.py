@@ -1,5 +1,6 @@
-"""Genotype to profile in closed form: no network is built, so that thousands can be counted in a search.
+"""Genotype to profile without its network, so that thousands can be counted in a search.
 
+Operations are measured alone, once for each place (`operations.py`); what lies around them is in closed form.
 Follows `binas.arch.trunk` and `binas.arch.cell` layer by layer; a test holds it equal to what runs.
 """
 
@@ -27,7 +28,7 @@ from binas.ops import OpContext
 from binas.profile.cost import LayerCost, Profile, Shape
 from binas.profile.executed import ROOT, profile_module
 from binas.profile.formulas import Place, activation, batch_norm, binary_conv, linear, pool, real_conv
-from binas.profile.operations import even, op_cost
+from binas.profile.operations import op_cost
 
 WHY_STEM = "the stem reads pixels, not signs, and has few weights"
 WHY_HEAD = "the classifier's outputs are the class scores, and it has few weights"
@@ -120,6 +121,11 @@ def _stem(image: Shape, settings: NetworkSettings) -> tuple[list[LayerCost], Sha
         quarter,
         eighth,
     )
+
+
+def even(shape: Shape) -> Shape:
+    """The shape after padding odd height and width by one."""
+    return (shape[0], *(length + length % 2 for length in shape[1:]))
 
 
 def _dropped(edges: tuple[Edge, ...], live: tuple[Edge, ...]) -> EdgeOperations:

@@ -1,11 +1,12 @@
 """One call from a genotype, a published network or any module to its `Profile`.
 
-What a search or an evolution takes as objective or constraint: nothing is trained, a genotype is counted
-without being built, and a published network is built on torch's meta device, which holds no numbers.
+What a search or an evolution takes as objective or constraint: nothing is trained, a genotype of cells is
+counted without being built, other networks are built and run once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -26,6 +27,8 @@ from binas.profile.cost import Profile, Total
 from binas.profile.executed import profile_module
 
 TOTALS: tuple[Total, ...] = get_args(Total)
+FEW_PIXELS = 2**12
+"""Up to here a network runs faster in real numbers than on torch's meta device, which holds none."""
 
 
 def count(
@@ -78,7 +81,7 @@ def _count_chain(
     binarize_weights: bool = True,
     layers: tuple[LayerRule, ...] | None = None,
 ) -> Profile:
-    """The count of a macro genotype's network: it is built without memory and run once."""
+    """The count of a macro genotype's network: it is built and run once, without memory for large images."""
     binarizations = () if binarization is None else (binarization,)
     if layers is not None and binarization is None:
         binarizations = (space_of(genotype).binarization,)
@@ -94,31 +97,35 @@ def _count_chain(
         set_precision(built, binarize_activations, binarize_weights)
         return built
 
-    return profile_built(network, lambda built: profile_module(built, in_channels, image_size))
+    device = "cpu" if math.prod(image_size) <= FEW_PIXELS else "meta"
+    return profile_built(network, lambda built: profile_module(built, in_channels, image_size), device)
 
 
 def count_built(network: Callable[[], nn.Module], task: Task, **stage: Any) -> Profile:
-    """The count of a network that is built here: in closed form where it is that of a genotype, else as run.
+    """The count of a network that is built here: without running where it is that of a genotype, else as run.
+
+    It is run on the CPU: torch's meta device imports its compiler first, which takes longer.
 
     Args:
         network: builds it, on whatever device is the default one.
         task: sizes of images, and classes.
         stage: see `count`.
     """
-    return profile_built(network, lambda built: _count_built(built, task, stage))
+    return profile_built(network, lambda built: _count_built(built, task, stage), "cpu")
 
 
 def profile_built(
-    network: Callable[[], nn.Module], profile: Callable[[nn.Module], Profile], device: str = "meta"
+    network: Callable[[], nn.Module], profile: Callable[[nn.Module], Profile], device: str
 ) -> Profile:
     """The count of a network that is built without memory, or on another device, if it can be."""
-    try:
-        with torch.device(device):
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device(device):
+                return profile(network())
+        except UserError:
+            raise
+        except Exception:  # some binarizers read numbers, which the meta device does not have
             return profile(network())
-    except UserError:
-        raise
-    except Exception:  # some binarizers read numbers, which the meta device does not have
-        return profile(network())
 
 
 def _count_built(built: nn.Module, task: Task, stage: dict[str, Any]) -> Profile:

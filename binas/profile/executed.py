@@ -79,6 +79,11 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.layers: dict[tuple[str, str], LayerCost] = {}
         self.owned: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and wrapping would import torch's compiler: 1.4 s of every command."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

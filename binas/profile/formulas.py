@@ -25,13 +25,10 @@ from binas.binarize import (
 from binas.binarize.contract import Bases
 from binas.errors import UserError
 from binas.ops import OpContext
-from binas.ops.gating import WHY_GATE
-from binas.ops.nonlinearities import build_nonlinearity
 from binas.profile.cost import MAX_BITWISE, REAL_BITS, Kernel, LayerCost, Shape
-from binas.profile.executed import executed_layers
 
-FEW_NUMBERS = 2**18
-"""Elements of an input or a weight."""
+FEW_NUMBERS = 2**22
+"""Elements of an input or a weight, which are computed faster than the meta device imports the compiler."""
 
 
 @dataclass(frozen=True)
@@ -264,35 +261,4 @@ def activation(name: str, shape: Shape, slopes: int = 0) -> LayerCost:
         real_parameters=slopes,
         extra_operations=math.prod(shape),
         why_real="a learned slope per channel" if slopes else "",
-    )
-
-
-def nonlinearity(name: str, shape: Shape, kind: str) -> tuple[LayerCost, ...]:
-    """An activation by its registered name: relu, prelu and none in closed form, others as they run alone."""
-    if kind in ("relu", "prelu"):
-        return (activation(name, shape, shape[0] if kind == "prelu" else 0),)
-    if kind == "none":
-        return ()
-    with torch.device("meta"):
-        module = build_nonlinearity(kind, shape[0])
-        return tuple(executed_layers(module, torch.zeros(1, *shape), name))
-
-
-def channel_gate(
-    name: str, shape: Shape, output_shape: Shape, reduction: int
-) -> tuple[LayerCost, LayerCost, LayerCost]:
-    """A `ChannelGate`: its two linear layers, then average, activations and multiplication."""
-    hidden = max(1, shape[0] // reduction)
-    extra = math.prod(shape) + hidden + output_shape[0] + math.prod(output_shape)
-    return (
-        _bias_free(f"{name}.squeeze", shape[0], hidden),
-        _bias_free(f"{name}.expand", hidden, output_shape[0]),
-        LayerCost(name, "pool", output_shape, output_shape, extra_operations=extra),
-    )
-
-
-def _bias_free(name: str, inputs: int, outputs: int) -> LayerCost:
-    weights = inputs * outputs
-    return LayerCost(
-        name, "linear", (inputs,), (outputs,), real_parameters=weights, flops=weights, why_real=WHY_GATE
     )

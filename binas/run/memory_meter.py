@@ -40,6 +40,10 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, weakref.ref[Any]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # wrapping would import torch's compiler: 1.4 s of every search
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # what an argument already holds is not new
         given = {storage._cdata for storage in _storages((args, kwargs))}

@@ -107,14 +107,14 @@ def test_the_state_is_one_of_plain_parameters(space: AnySpace) -> None:
 def test_offspring_are_members_and_differ(space: AnySpace) -> None:
     generator = random.Random(0)
     first, second = _genotypes(space, 2)
-    found = [mutation(first, space, generator, 0.2) for _ in range(40)]
-    found += [crossover(first, second, space, generator) for _ in range(40)]
+    found = [mutation(first, space, generator, 0.2) for _ in range(20)]
+    found += [crossover(first, second, space, generator) for _ in range(20)]
     supernet = path_supernet(space, 1, 3)
     images = torch.randn(2, 1, 8, 8)
     for genotype in found:
         supernet(images, genotype)
         supernet.network(genotype)
-    assert len({genotype.hash() for genotype in found}) > 20
+    assert len({genotype.hash() for genotype in found}) > 12
     assert mutation(first, space, generator, 0.0).hash() == first.hash()
     assert {crossover(first, first, space, generator).hash() for _ in range(5)} == {first.hash()}
 

@@ -293,6 +293,7 @@ def test_a_full_disk_loses_nothing(small_disk: Path, binas: Runner) -> None:
     assert all(torch.equal(v, theirs.state["model"][k]) for k, v in ours.state["model"].items())
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files(done: Path, spawn: Callable[..., Popen[str]]) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (24_000, 24_000))  # a recipe fits, a checkpoint does not

@@ -370,6 +370,7 @@ def killed(folder: Path, *words: str) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job_which_goes_on_with_any_number_of_ranks(
     together: Path, tmp_path: Path, binas: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

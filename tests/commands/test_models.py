@@ -21,6 +21,7 @@ from binas.ops import OPS
 from binas.profile import profile_genotype, profile_module
 from binas.recipe import load_recipe
 from binas.run.metrics import read_metrics
+from tests.quick import few_of
 
 Runner = Callable[..., tuple[int, str, str]]
 
@@ -41,6 +42,18 @@ TINY = [
     "16",
 ]
 RECIPES = [name for name in shipped_names("configs") if load_recipe(name, {}).model is not None]
+QUICK = [
+    "binary_densenet28_larq",
+    "bireal_resnet18_clip_imagenet",
+    "meliusnet22_imagenet",
+    "mlp_mnist",
+    "reactnet_a_imagenet",
+    "real_to_binary_step2_imagenet",
+    "resnet20_cifar10",
+    "vgg_small_cifar10",
+    "xnor_alexnet_imagenet",
+]
+"""One of each architecture and of each way to train."""
 
 KILLED = """\
 import os, signal, sys
@@ -212,7 +225,7 @@ def recipe_in_miniature(name: str) -> list[str]:
     return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", few_of(RECIPES, QUICK))
 def test_recipes_of_published_networks_run_in_miniature(binas: Runner, name: str) -> None:
     words = recipe_in_miniature(name)
     if any("teacher" in word for word in words):

@@ -556,7 +556,11 @@ BIG = [
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own count")
-@pytest.mark.parametrize("more", [[], ["--search.checkpoint_cells", "true"]], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize(
+    "more",
+    [[], pytest.param(["--search.checkpoint_cells", "true"], marks=pytest.mark.slow)],
+    ids=["plain", "checkpointed"],
+)
 def test_the_forecast_is_near_what_is_measured(tiny: Path, more: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "binas", "search", "tiny.yaml", *BIG, *more],

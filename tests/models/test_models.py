@@ -27,6 +27,7 @@ from binas.models.resnet20 import PaddedShortcut
 from binas.ops.contract import OpContext
 from binas.ops.convolutions import BinaryConv
 from binas.profile import count, profile_module
+from tests.quick import few_of
 
 NAMED = [
     "xnor_alexnet",
@@ -146,7 +147,7 @@ def test_every_published_name_is_registered() -> None:
     assert set(NAMED) <= set(MODELS) and len(NAMED) == len(set(NAMED))
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", few_of(MODELS, FAMILIES))
 def test_forward_and_backward_at_32(name: str) -> None:
     torch.manual_seed(0)
     network = build_model(ModelChoice(name=name), task())
@@ -192,7 +193,7 @@ STEMMED = [
 ]
 
 
-@pytest.mark.parametrize("name", STEMMED)
+@pytest.mark.parametrize("name", few_of(STEMMED, set(STEMMED) & set(FAMILIES)))
 def test_stems_keep_the_network_behind_them(name: str) -> None:
     field = type(MODELS[name].options).model_fields["stem"]
     behind, strides = set(), set()

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.quick import few_of
+
 ROOT = Path(__file__).parents[2]
 PARTS = (
     "binas",
@@ -87,7 +89,7 @@ def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=few_of(WAYS, ["install", "sdist"]))
 def installed(
     request: pytest.FixtureRequest, checkout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:

@@ -32,14 +32,16 @@ from binas.binarize import (
     WeightBinarizer,
     set_precision,
 )
+from binas.binarize.contract import register_activation_binarizer
 from binas.config import find_file
 from binas.errors import UserError
 from binas.ops import OPS, OpContext, build_op, register_op
+from binas.ops.nonlinearities import register_nonlinearity
 from binas.profile import CONVENTIONS, LayerCost, Place, Profile, op_cost, profile_genotype, profile_module
 from binas.profile.chart import figure, save_chart
 from binas.profile.executed import executed_layers
-from binas.profile.operations import CLOSED_FORMS
 from binas.profile.table import short_count, to_csv, to_table
+from tests.oracles.operation_costs import closed_op_cost
 
 OWN_OPS = sorted(name for name in OPS if name != "zeroise" and not OPS.origin(name))
 SMALL = {
@@ -265,8 +267,7 @@ def test_one_real_side_makes_flops(switches: tuple[bool, bool]) -> None:
 
 
 @pytest.mark.parametrize("name", OWN_OPS)
-def test_every_operation_has_its_closed_form(name: str) -> None:
-    assert OPS[name] in CLOSED_FORMS or hasattr(OPS[name], "cost")
+def test_operations_cost_what_their_closed_form_says(name: str) -> None:
     for stride, size, normalized, affine, shuffles in (
         (1, (6, 6), True, False, False),
         (2, (7, 9), False, True, True),
@@ -283,17 +284,59 @@ def test_every_operation_has_its_closed_form(name: str) -> None:
         cost = op_cost(name, place)
         assert by_name(cost.layers) == by_name(executed_layers(module, torch.zeros(1, *place.shape), "op"))
         assert cost.takes_normalized_input == bool(getattr(module, "takes_normalized_input", False))
+        closed = closed_op_cost(name, place)
+        assert by_name(closed.layers) == by_name(cost.layers)
+        assert closed.takes_normalized_input == cost.takes_normalized_input
 
 
-def test_closed_form_builds_no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second genotype of the same operations builds nothing; no network is built for any."""
     genotype = random_genotype(load_space("binas"), random.Random(1))
+    first = profile_genotype(genotype, 3, (32, 32), 10)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a layer was built")
 
     for layer in (BinaryConv2d, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d):
         monkeypatch.setattr(layer, "__init__", refuse)
-    assert profile_genotype(genotype, 3, (32, 32), 10).parameters > 1_000_000
+    assert profile_genotype(genotype, 3, (32, 32), 10) == first and first.parameters > 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["activation", "binarizer"])
+def test_one_that_is_registered_anew_is_measured_anew(plugin: None, kind: str) -> None:
+    space = SMALL | (
+        {"activation": "mine"} if kind == "activation" else {"binarization": {"activation": {"name": "mine"}}}
+    )
+    genotype = Genotype(space=space, num_nodes=1, normal=NORMAL, reduce=REDUCE)
+
+    def counted(size: int) -> int:
+        if kind == "activation":
+
+            class Bent(nn.Module):
+                def __init__(self, channels: int) -> None:
+                    super().__init__()
+                    self.bend = nn.Parameter(torch.ones(size, channels, 1, 1))
+
+                def forward(self, x: Tensor) -> Tensor:
+                    return x + self.bend[0]
+
+            register_nonlinearity("mine", replace=True)(Bent)
+        else:
+
+            class Moved(ActivationBinarizer):
+                def __init__(self, channels: int) -> None:
+                    super().__init__()
+                    self.threshold = nn.Parameter(torch.ones(size, channels, 1, 1))
+
+                def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+                    return [(torch.where(x >= self.threshold[0], 1.0, -1.0), None)]
+
+            register_activation_binarizer("mine", replace=True)(Moved)
+        profile = profile_genotype(genotype, 1, (6, 5), 3)
+        assert profile.parameters == sum(p.numel() for p in Network(genotype, 1, 3).parameters())
+        return profile.parameters
+
+    assert counted(2) > counted(1)
 
 
 def test_settings_replace_those_of_the_space() -> None:
@@ -375,17 +418,18 @@ class Raises(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("factory", "parameters", "flops"),
-    [(plain_op, 8 * 9 + 8 + 16, 8 * 9 * 9), (ReadsNumbers, 64 + 8, 64 * 9)],
-    ids=["meta", "cpu"],
+    ("factory", "parameters", "weights"),
+    [(plain_op, 8 * 9 + 8 + 16, 8 * 9), (ReadsNumbers, 64 + 8, 64)],
+    ids=["any", "reads numbers"],
 )
-def test_plugin_without_closed_form_is_run_alone(
-    plugin: None, factory: Any, parameters: int, flops: int
+@pytest.mark.parametrize(("size", "pixels"), [((5, 6), 9), ((801, 800), 401 * 400)], ids=["few", "many"])
+def test_plugin_is_run_alone(
+    plugin: None, factory: Any, parameters: int, weights: int, size: tuple[int, int], pixels: int
 ) -> None:
     register_op("mine")(factory)
     before = torch.get_rng_state()
-    profile = Profile(op_cost("mine", Place("x", (8, 5, 6), 2, OpContext())).layers)
-    assert (profile.parameters, profile.flops) == (parameters, flops)
+    profile = Profile(op_cost("mine", Place("x", (8, *size), 2, OpContext())).layers)
+    assert (profile.parameters, profile.flops) == (parameters, weights * pixels)
     assert all(layer.name.startswith("x") for layer in profile.layers)
     assert torch.equal(torch.get_rng_state(), before)
 

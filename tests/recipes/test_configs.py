@@ -19,10 +19,12 @@ from binas.cli.main import main
 from binas.config import find_file, shipped_names
 from binas.recipe import Recipe, load_recipe
 from binas.run.checkpoint import load_checkpoint
+from tests.quick import few_of
 
 RECIPES = shipped_names("configs")
 SEARCHED = [name for name in RECIPES if load_recipe(name, {}).model is None]
-"""Those of published networks are run in test_models_command.py."""
+"""Those of published networks are run in tests/commands/test_models.py."""
+SEARCHED_QUICK = ["bats_cifar10", "demo_digits", "fashion_mnist", "own_images", "widen_and_squeeze"]
 SPACES = shipped_names("search_spaces")
 DEMO = "demo_digits"
 
@@ -184,7 +186,7 @@ def test_space_loads_and_its_network_runs(name: str) -> None:
         assert network(torch.zeros(1, 3, 9, 7)).shape == (1, 4)
 
 
-@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("name", few_of(SEARCHED, SEARCHED_QUICK))
 def test_recipe_runs_in_miniature(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

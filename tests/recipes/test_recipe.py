@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from binas.binarize import BinarizerSpec
 from binas.config import dump, shipped_names
 from binas.errors import UserError
 from binas.recipe import Recipe, load_recipe
@@ -82,3 +83,11 @@ def test_a_recipe_starts_from_what_a_genotype_recorded() -> None:
     assert (recipe.name, recipe.seed, recipe.search.batch_size) == ("searched", 8, 3)
     with pytest.raises(UserError, match="unknown key 'sed'"):
         load_recipe(None, {}, start={"sed": 1})
+
+
+def test_a_binarizer_is_a_word_or_a_mapping(tmp_path: Path) -> None:
+    for given in ("{activation: rsign}", "{activation: {name: rsign}}"):
+        recipe = load_recipe("demo_digits", {"space.binarization": given})
+        assert recipe.space.binarization.activation == BinarizerSpec(name="rsign")
+    inside = {"space.binarization.activation": "sign", "space.binarization.activation.window": "1.5"}
+    assert load_recipe("demo_digits", inside).space.binarization.activation.options == {"window": 1.5}

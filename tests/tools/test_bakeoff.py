@@ -62,6 +62,7 @@ def bake(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_entry_of_every_family_learns_and_a_restart_makes_what_is_missing(tmp_path: Path) -> None:
     assert {ENTRIES[name]["family"] for name in ONE_OF_EACH} == set(SETTINGS["families"])
     words = ["--seeds", "0", "--epochs", "0.01", "--entries", *ONE_OF_EACH]

@@ -72,6 +72,7 @@ def test_twins_are_the_real_resnets() -> None:
 # ---- the page
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_tool_writes(figures: data.Figures) -> None:
     assert tool.PAGE.read_text(encoding="utf-8") == tool.page(figures), (
         "python tools/counts/published_counts.py"
