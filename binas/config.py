@@ -63,12 +63,14 @@ class Config(BaseModel):
 def name_and_options(value: Any) -> Any:
     """A word as a mapping with that name; anything else as it is.
 
-    An override inside a word, `--key.tau 5` on `key: gumbel`, arrives as a change to a base.
+    An override inside a word, `key.tau=5` on `key: gumbel`, arrives as a change to a base.
     """
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, Mapping):
-        return {"name" if key == "base" and "name" not in value else key: v for key, v in value.items()}
+        base = value.get("base")
+        if base is not None and value.get("name", base) == base:
+            return {key: v for key, v in value.items() if key != "base"} | {"name": base}
     return value
 
 

@@ -97,21 +97,27 @@ def _count_chain(
         set_precision(built, binarize_activations, binarize_weights)
         return built
 
-    device = "cpu" if math.prod(image_size) <= FEW_PIXELS else "meta"
-    return profile_built(network, lambda built: profile_module(built, in_channels, image_size), device)
+    return profile_built(
+        network, lambda built: profile_module(built, in_channels, image_size), count_device(image_size)
+    )
 
 
 def count_built(network: Callable[[], nn.Module], task: Task, **stage: Any) -> Profile:
     """The count of a network that is built here: without running where it is that of a genotype, else as run.
-
-    It is run on the CPU: torch's meta device imports its compiler first, which takes longer.
 
     Args:
         network: builds it, on whatever device is the default one.
         task: sizes of images, and classes.
         stage: see `count`.
     """
-    return profile_built(network, lambda built: _count_built(built, task, stage), "cpu")
+    return profile_built(
+        network, lambda built: _count_built(built, task, stage), count_device(task.image_size)
+    )
+
+
+def count_device(image_size: tuple[int, int]) -> str:
+    """Where a network for images of that size is counted fastest: CPU or torch's meta device."""
+    return "cpu" if math.prod(image_size) <= FEW_PIXELS else "meta"
 
 
 def profile_built(

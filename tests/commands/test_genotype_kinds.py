@@ -10,7 +10,7 @@ import pytest
 
 from binas.cli.main import main
 
-DIGITS = ["--data.name", "digits", "--data.augmentation.flip", "false"]
+DIGITS = ["--data.name", "digits", "--data.subset", "400", "--data.augmentation.flip", "false"]
 STAGES = "[{name: binary, epochs: 1}]"
 KINDS = ("v1", "v2", "choices", "macro")
 

@@ -131,11 +131,11 @@ def test_the_comparison_sees_a_single_bit(done: Path) -> None:
 
 # the structural edit comes with the third of four checkpoints
 SEARCH_MOMENTS = [
-    ("before step", 2),
+    pytest.param("before step", 2, marks=pytest.mark.slow),
     ("after step", 7),
-    ("before checkpoint", 3),
+    pytest.param("before checkpoint", 3, marks=pytest.mark.slow),
     ("after checkpoint", 3),
-    ("after checkpoint", 4),
+    pytest.param("after checkpoint", 4, marks=pytest.mark.slow),
 ]
 
 

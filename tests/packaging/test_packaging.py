@@ -89,7 +89,7 @@ def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=few_of(WAYS, ["install", "sdist"]))
+@pytest.fixture(scope="module", params=few_of(WAYS, ["install"]))
 def installed(
     request: pytest.FixtureRequest, checkout: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Installed:

@@ -85,9 +85,13 @@ def test_a_recipe_starts_from_what_a_genotype_recorded() -> None:
         load_recipe(None, {}, start={"sed": 1})
 
 
-def test_a_binarizer_is_a_word_or_a_mapping(tmp_path: Path) -> None:
-    for given in ("{activation: rsign}", "{activation: {name: rsign}}"):
-        recipe = load_recipe("demo_digits", {"space.binarization": given})
-        assert recipe.space.binarization.activation == BinarizerSpec(name="rsign")
-    inside = {"space.binarization.activation": "sign", "space.binarization.activation.window": "1.5"}
-    assert load_recipe("demo_digits", inside).space.binarization.activation.options == {"window": 1.5}
+@pytest.mark.parametrize("given", ["rsign", {"name": "rsign"}])
+def test_a_binarizer_is_a_word_or_a_mapping(given: Any) -> None:
+    recipe = load_recipe("demo_digits", {"space.binarization.activation": given})
+    assert recipe.space.binarization.activation == BinarizerSpec(name="rsign")
+
+
+def test_a_binarizer_that_is_a_word_takes_options() -> None:
+    inside = {"space.binarization.activation": "sign", "space.binarization.activation.window": 1.5}
+    activation = load_recipe("demo_digits", inside).space.binarization.activation
+    assert (activation.name, activation.options) == ("sign", {"window": 1.5})
