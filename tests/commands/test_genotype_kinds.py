@@ -99,7 +99,7 @@ def test_commands_read_every_kind(
     squeeze = ("squeeze", checkpoint, "--init-channels", "2")
     if kind == "macro":
         assert "macro genotype (kind: macro)" in said(*squeeze, rc=2)
-        assert "name one of cells" in said("evolve", "evolve_width_cells", "--genotype", file, rc=2)
+        assert "--method binas evolves" in said("evolve", "evolve_width_cells", "--genotype", file, rc=2)
         wrong = ("--retrain.network.num_cells", "4", *stages, *DIGITS)
         assert "retrain.network" in said("retrain", "--genotype", file, "--name", "two", *wrong, rc=2)
     else:

@@ -136,7 +136,8 @@ def read_known_genotype(file: str | Path, plugins: tuple[PluginRecord, ...]) -> 
     genotype = cells_only(
         read_genotype(path, OPS),
         str(path),
-        "evolve.search: width varies the cells of a genotype; name one of cells, or a network by model: NAME",
+        "evolve.search: width varies the cells of a genotype; widths of a macro genotype are choices of its"
+        " space, which binas search RECIPE --method binas evolves",
     )
     require_plugins(genotype.plugins, plugins, str(path))
     return genotype
