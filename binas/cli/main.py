@@ -20,6 +20,9 @@ COMMANDS = {
     "evolve": ("evolve", "evolve the widths or groups of a published network or a genotype"),
     "retrain": ("retrain", "train a genotype or a published network from scratch, stage by stage"),
     "eval": ("eval", "accuracy of a checkpoint on the test images"),
+    "export": ("export", "a trained network as a 1-bit file, a C program, or ONNX"),
+    "predict": ("predict", "the class of pictures, by a checkpoint or an exported file"),
+    "bench": ("bench", "time an exported network, layer by layer, beside other runtimes"),
     "squeeze": ("squeeze", "take superfluous channels out of a trained network"),
     "check": ("check", "prove that a checkpoint's network is binary"),
     "profile": (

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from binas.data.config import DataConfig
-from binas.data.image_file import CHANNELS_OF_MODE, ENDINGS, Decoder, Header, read_header
+from binas.data.image_file import Decoder, Header, read_header
 from binas.data.image_set import Images, ImageSet, StreamedImageSet
+from binas.data.picture import CHANNELS_OF_MODE, ENDINGS
 from binas.data.source import DATASETS, RawData
 from binas.errors import UserError
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.binarize.contract import Bases
 from binas.binarize.linear import BinaryLinear
-from binas.deploy.steps import NotAStep, Steps, steps_of_reals
+from binas.deploy.bisection import steps_of_reals
+from binas.deploy.steps import NotAStep, Steps
 from binas.errors import UserError
 
 LIBRARY = "binas_deploy"

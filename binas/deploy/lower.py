@@ -250,20 +250,12 @@ class _Lowering:
         kind = self.kinds[value.name]
         if np.array_equal(chosen, np.arange(math.prod(before))):
             return self._emit("view", (value.name,), value.shape, kind).name
-        if len(before) == len(own) == 3 and before[:2] == own[:2]:
-            pixels, channels = math.prod(own[:2]), own[2]
-            rows = chosen.reshape(pixels, channels)
-            first = rows[0]
-            step = np.arange(pixels)[:, None] * before[2]
-            if np.array_equal(rows, np.where(first < 0, -1, first + step)):
-                return self._emit(
-                    "channels",
-                    (value.name,),
-                    value.shape,
-                    kind,
-                    chosen=[int(c) for c in first],
-                    fill=value.fill,
-                ).name
+        if len(before) == len(own) == 3:
+            axes = _axes(chosen.reshape(own), before)
+            if axes is not None:
+                rows, columns, channels = axes
+                how = {"rows": rows, "columns": columns, "channels": channels, "fill": value.fill}
+                return self._emit("select", (value.name,), value.shape, kind, **how).name
         tensors = {"index": chosen.astype(np.int32)}
         return self._emit("gather", (value.name,), value.shape, kind, tensors, fill=value.fill).name
 
@@ -666,6 +658,29 @@ def _own_shape(shape: Sequence[int]) -> Shape | None:
     if len(shape) == 2 and shape[0] == 1:
         return (shape[1],)
     return None
+
+
+def _axes(index: Array, before: Shape) -> tuple[list[int], ...] | None:
+    """A move that chooses rows, columns and channels each for itself, −1 where there is none; None: another."""
+    inside = index >= 0
+    chosen = []
+    parts = np.unravel_index(np.maximum(index, 0), before)
+    for axis, place in enumerate(parts):
+        others = tuple(other for other in range(3) if other != axis)
+        chosen.append(np.where(inside, place, -1).max(others))
+    rows, columns, channels = chosen
+    whole = np.ravel_multi_index(
+        (
+            np.maximum(rows, 0)[:, None, None],
+            np.maximum(columns, 0)[None, :, None],
+            np.maximum(channels, 0)[None, None],
+        ),
+        before,
+    )
+    valid = (rows >= 0)[:, None, None] & (columns >= 0)[None, :, None] & (channels >= 0)[None, None]
+    if not np.array_equal(np.where(valid, whole, -1), index):
+        return None
+    return tuple([int(one) for one in axis] for axis in chosen)
 
 
 def _own(value: Tensor) -> Array:

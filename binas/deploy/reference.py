@@ -191,9 +191,11 @@ def _channel_mean(node: Node, x: Array) -> Array:
     return (total / F32(x.shape[-1]))[..., None]
 
 
-def _channels(node: Node, x: Array) -> Array:
-    chosen = np.asarray(node.attributes["chosen"])
-    return np.where(chosen < 0, np.asarray(node.attributes["fill"], x.dtype), x[..., np.maximum(chosen, 0)])
+def _select(node: Node, x: Array) -> Array:
+    rows, columns, channels = (np.asarray(node.attributes[key]) for key in ("rows", "columns", "channels"))
+    rows, columns, channels = rows[:, None, None], columns[None, :, None], channels[None, None]
+    is_there = (rows >= 0) & (columns >= 0) & (channels >= 0)
+    return np.where(is_there, x[rows, columns, channels], np.asarray(node.attributes["fill"], x.dtype))
 
 
 def _gather(node: Node, x: Array) -> Array:
@@ -206,7 +208,7 @@ def _gather(node: Node, x: Array) -> Array:
 OPERATIONS: dict[str, Callable[..., Array]] = {
     "constant": lambda node: node.tensors["value"],
     "view": lambda node, x: x.reshape(node.shape),
-    "channels": _channels,
+    "select": _select,
     "gather": _gather,
     "concat": lambda node, *parts: np.concatenate(
         [_real(p) if node.kind == "real" else p for p in parts], -1

@@ -33,6 +33,7 @@ from binas.recipe import Recipe
 from binas.run.device import pick_device
 from binas.run.files import AppendedFile
 from binas.run.folder import RunFolder
+from binas.run.machine import cpu_model
 from binas.run.seeds import set_deterministic
 from binas.train.model_file import load_model
 from binas.train.retrain import Retraining
@@ -177,7 +178,7 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str
 
 def machine_name() -> str:
     """A short word for this machine, from its CPU's model: `epyc2` is an AMD EPYC with two cores."""
-    words = re.findall(r"[a-z0-9]+", _cpu_model().lower())
+    words = re.findall(r"[a-z0-9]+", cpu_model().lower())
     skipped = {"amd", "intel", "r", "tm", "cpu", "core", "processor", "with", "at"}
     name = next((word for word in words if word not in skipped), "cpu")
     return f"{name}{os.cpu_count() or 1}"
@@ -185,12 +186,4 @@ def machine_name() -> str:
 
 def machine_words() -> str:
     """CPU, cores and versions, for the head of a table."""
-    return f"{os.cpu_count()} cores of {_cpu_model()}, no GPU, torch {torch.__version__}, binas {__version__}"
-
-
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return "cpu"
+    return f"{os.cpu_count()} cores of {cpu_model()}, no GPU, torch {torch.__version__}, binas {__version__}"

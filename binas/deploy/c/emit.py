@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -127,14 +127,14 @@ class _Emitter:
             "CHANNELS": str(channels),
             "OUTPUTS": str(outputs),
             "KERNELS": kernels,
-            "BLOCKS": "\n".join(f"#define B_{b.name} (arena.bytes + {b.offset})" for b in self.blocks.values()),
+            "BLOCKS": "\n".join(
+                f"#define B_{b.name} (arena.bytes + {b.offset})" for b in self.blocks.values()
+            ),
             "CONSTANTS": "\n".join(self.constants),
             "GROUPS": "\n".join(self.body),
             "CALLS": calls,
             "RESULT": self._float(self.graph.output, 0),
-            "SUMS": "\n".join(
-                f"static int32_t S_{n.name}[{n.size}];" for n, _ in self.sums
-            ),
+            "SUMS": "\n".join(f"static int32_t S_{n.name}[{n.size}];" for n, _ in self.sums),
             "SUM_TABLE": "".join(f"    case {i}: return S_{n.name};\n" for i, (n, _) in enumerate(self.sums)),
             "NUM_GROUPS": str(len(self.calls)),
         }
@@ -146,7 +146,9 @@ class _Emitter:
 
     def _is_stored(self, node: Node) -> bool:
         own = self.group_of[node.name]
-        return node.name == self.graph.output or any(self.group_of[r.name] != own for r in self.readers[node.name])
+        return node.name == self.graph.output or any(
+            self.group_of[r.name] != own for r in self.readers[node.name]
+        )
 
     def _place(self) -> None:
         """A block for each value that another group reads; parts of a concatenation lie in its own."""
@@ -214,7 +216,9 @@ class _Emitter:
         pads = []
         for reader in self.readers[node.name]:
             if reader.op != "binary_convolution":
-                raise UserError(f"export: c: '{reader.source}' reads codes by {reader.op}, which is not known")
+                raise UserError(
+                    f"export: c: '{reader.source}' reads codes by {reader.op}, which is not known"
+                )
             pads.append((reader.attributes["padding"], self._fill(levels, reader)))
         margin = max((pad for pad, _ in pads), default=0)
         fills = {fill for pad, fill in pads if pad}
@@ -283,7 +287,11 @@ class _Emitter:
             if node.kind == "codes" and self.bits[node.name].margin:
                 self._margin(node)
         about = group.nodes[0]
-        text = [f"/* {about.source or about.op} */", f"static void g{number}(int from, int to, int thread)", "{"]
+        text = [
+            f"/* {about.source or about.op} */",
+            f"static void g{number}(int from, int to, int thread)",
+            "{",
+        ]
         text += ["    unsigned char *spare = scratch.bytes[thread];", "    int oy, p, c;"]
         text += ["    (void)spare; (void)p; (void)c;"]
         text += ["    for (oy = from; oy < to; oy++) {", *[f"        {line}" for line in lines], "    }", "}"]
@@ -349,7 +357,9 @@ class _Emitter:
                 continue
             values = [names[n] if n in own else load(n) for n in node.inputs]
             variable = f"v{place}"
-            inner.append(f"const float {variable} = {self._expression(node, values, constant, channels, group)};")
+            inner.append(
+                f"const float {variable} = {self._expression(node, values, constant, channels, group)};"
+            )
             names[node.name] = variable
             if self._is_stored(node):
                 stores.append((node, variable))
@@ -362,7 +372,12 @@ class _Emitter:
             direct[node.name] = (pointer, place_of.stride)
         for node in packs:
             (read,) = node.inputs
-            if node.op == "threshold" and group.root is not None and read == group.root.name and source == "acc":
+            if (
+                node.op == "threshold"
+                and group.root is not None
+                and read == group.root.name
+                and source == "acc"
+            ):
                 after += self._pack(node, f"acc + p * {row}", width, "ints")
                 continue
             if read in direct:
@@ -385,11 +400,20 @@ class _Emitter:
             loop = []
         if not loop and not after:
             return []
-        lines += [f"for (p = 0; p < {width}; p++) {{", *[f"    {line}" for line in [*loads, *loop, *after]], "}"]
+        lines += [
+            f"for (p = 0; p < {width}; p++) {{",
+            *[f"    {line}" for line in [*loads, *loop, *after]],
+            "}",
+        ]
         return lines
 
     def _expression(
-        self, node: Node, values: list[str], constant: Callable[[Array, int], str], channels: int, group: Group
+        self,
+        node: Node,
+        values: list[str],
+        constant: Callable[[Array, int], str],
+        channels: int,
+        group: Group,
     ) -> str:
         how = node.attributes
         match node.op:
@@ -472,7 +496,8 @@ class _Emitter:
             size = (high + 2 * top) * (wide + 2 * left) * depth * 4
             self._block(name, size, self.group_of[node.name])
             self._pads(
-                node, f"pad_floats({x}, {high}, {wide}, {depth}, {stride}, {top}, {left}, (float *)B_{name}, from, to);",
+                node,
+                f"pad_floats({x}, {high}, {wide}, {depth}, {stride}, {top}, {left}, (float *)B_{name}, from, to);",
                 high + 2 * top,
             )
             x, stride = f"((float *)B_{name})", depth
@@ -570,7 +595,7 @@ class _Emitter:
         used = [0]
         small = groups > 1 and taps * inputs <= SMALL_GROUP
         lanes = -(-each // LANES) * LANES
-        row = outputs if small or groups == 1 and outputs % LANES == 0 else groups * lanes
+        row = outputs if small or (groups == 1 and outputs % LANES == 0) else groups * lanes
         acc_row = row
         self._row_scratch(lines, "int32_t", "acc", acc_row * width, used)
         # the input: as it lies, or copied into groups of words of their own, or with another padding
@@ -596,17 +621,14 @@ class _Emitter:
         start = f"((uint64_t *)(void *)B_{block})"
         first = (margin - pad) * (line + pixel)
         offsets = [
-            (r * dilation) * line + (c * dilation) * pixel for r, c in itertools.product(range(side), range(side))
+            (r * dilation) * line + (c * dilation) * pixel
+            for r, c in itertools.product(range(side), range(side))
         ]
         table = self._constant(np.asarray(offsets, np.int32), "int")
         planes: list[tuple[float, Array]] = list(zip(theirs.factors, theirs.bits(weight), strict=True))
         if theirs.constant:
             planes.append((theirs.constant, np.zeros_like(weight)))
-        pairs = [
-            (4 * a * b, i, bits)
-            for i, a in enumerate(ours.factors)
-            for b, bits in planes
-        ]
+        pairs = [(4 * a * b, i, bits) for i, a in enumerate(ours.factors) for b, bits in planes]
         constant = 4 * ours.constant * weight.reshape(outputs, -1).sum(1)
         single = len(pairs) == 1 and pairs[0][0] == 4 and not constant.any()
         if not single:
@@ -711,14 +733,19 @@ class _Emitter:
         lines.append(f"channel_mean_row({x}, {stride}, {depth}, {width}, y);")
         return lines, 1, "y"
 
-    def _channels(self, node: Node, width: int, channels: int) -> tuple[list[str], int, str]:
+    def _select(self, node: Node, width: int, channels: int) -> tuple[list[str], int, str]:
         lines: list[str] = []
         self._float_row(lines, channels * width)
         stride = self._stride(node.inputs[0])
-        chosen = self._constant(np.asarray(node.attributes["chosen"], np.int32), "int")
-        x = f"{self._float(node.inputs[0])} + (size_t)oy * {width * stride}"
-        fill = _number(node.attributes["fill"])
-        lines.append(f"channels_row({x}, {stride}, {chosen}, {fill}, {channels}, {width}, y);")
+        wide = self.graph.shape_of(node.inputs[0])[1]
+        rows, columns, chosen = (
+            self._constant(np.asarray(node.attributes[key], np.int32), "int")
+            for key in ("rows", "columns", "channels")
+        )
+        lines.append(
+            f"select_row({self._float(node.inputs[0])}, {stride}, {wide}, {rows}[oy], {columns}, {chosen},"
+            f" {_number(node.attributes['fill'])}, {channels}, {width}, y);"
+        )
         return lines, channels, "y"
 
     def _gather(self, node: Node, width: int, channels: int) -> tuple[list[str], int, str]:
@@ -797,8 +824,8 @@ def _array(name: str, values: Array, kind: str) -> str:
         words = map(str, values.tolist())
     lines = []
     text = list(words)
-    for start in range(0, len(text), 16):
-        lines.append(",".join(text[start : start + 16]))
+    for start in range(0, len(text), 256):
+        lines.append(",".join(text[start : start + 256]))
     return f"static const {kind} {name}[{len(text)}] = {{\n" + ",\n".join(lines) + "};"
 
 

@@ -26,10 +26,15 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
-#if defined(__GNUC__)
+#if defined(__clang__)
 #define UNUSED __attribute__((unused))
+#define APART __attribute__((unused, noinline))
+#elif defined(__GNUC__)
+#define UNUSED __attribute__((unused))
+#define APART __attribute__((unused, noinline, noclone))
 #else
 #define UNUSED
+#define APART
 #endif
 #define LANES 16
 #define FLOAT_LANES 32
@@ -264,7 +269,7 @@ UNUSED static void count_row(
 /* ---- signs to bits: bit c of a word is 1 where x[c] < threshold[c], turned round by `falls` */
 
 #define PACK(NAME, TYPE, AVX512_MASK, AVX2_MASK)                                                         \
-    UNUSED static void NAME(const TYPE *x, const TYPE *threshold, const uint64_t *falls, int n, uint64_t *bits) \
+    APART static void NAME(const TYPE *x, const TYPE *threshold, const uint64_t *falls, int n, uint64_t *bits) \
     {                                                                                                    \
         int word, c;                                                                                     \
         for (word = 0; word * 64 < n; word++) {                                                          \
@@ -579,7 +584,7 @@ UNUSED static void fill_margin(uint64_t *x, int height, int width, int margin, i
 }
 
 #define PACK_LEVELS(NAME, TYPE)                                                                          \
-    UNUSED static void NAME(const TYPE *x, const TYPE *thresholds, const uint8_t *falls, const uint8_t *index, \
+    APART static void NAME(const TYPE *x, const TYPE *thresholds, const uint8_t *falls, const uint8_t *index, \
                             int levels, int n, int planes, uint64_t *bits, int plane)                    \
     {                                                                                                    \
         int c, k, q;                                                                                     \
@@ -684,13 +689,19 @@ UNUSED static void channel_mean_row(const float *x, int stride, int channels, in
     }
 }
 
-UNUSED static void channels_row(const float *x, int stride, const int *chosen, float fill, int channels, int pixels,
-                                float *y)
+UNUSED static void select_row(const float *x, int stride, int width, int row, const int *columns, const int *chosen,
+                              float fill, int channels, int pixels, float *y)
 {
     int p, c;
-    for (p = 0; p < pixels; p++, x += stride, y += channels)
-        for (c = 0; c < channels; c++)
-            y[c] = chosen[c] < 0 ? fill : x[chosen[c]];
+    for (p = 0; p < pixels; p++, y += channels)
+        if (row < 0 || columns[p] < 0)
+            for (c = 0; c < channels; c++)
+                y[c] = fill;
+        else {
+            const float *own = x + (size_t)(row * width + columns[p]) * (size_t)stride;
+            for (c = 0; c < channels; c++)
+                y[c] = chosen[c] < 0 ? fill : own[chosen[c]];
+        }
 }
 
 UNUSED static void gather_row(const float *x, const int *index, float fill, int n, float *y)
