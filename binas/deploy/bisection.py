@@ -54,12 +54,12 @@ def steps_of_reals(function: Callable[[Tensor], Tensor], channels: int, levels: 
     thresholds = np.stack(columns, 1) + np.float32(0)  # −0 is 0
     found = Steps(levels, thresholds.astype(np.float32), falls)
     generator = np.random.default_rng(0)
+    with np.errstate(over="ignore"):
+        beside = [np.nextafter(thresholds.T, np.float32(way)) for way in (-np.inf, np.inf)]
     probes = [
         generator.normal(size=(PROBES, channels)),
         generator.normal(size=(PROBES, channels)) * 10.0 ** generator.integers(-6, 4, (PROBES, channels)),
-        np.concatenate(
-            [np.nextafter(thresholds.T, np.float32(way)) for way in (-np.inf, np.inf)] + [thresholds.T]
-        ),
+        np.concatenate([*beside, thresholds.T]),
     ]
     for probe in probes:
         x = np.clip(probe, -3e38, 3e38).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from binas.binarize import BinaryConv2d, binary_convolutions
-from binas.binarize.contract import Bases
+from binas.binarize.contract import ActivationBinarizer, Bases
 from binas.binarize.linear import BinaryLinear
 from binas.deploy.bisection import steps_of_reals
 from binas.deploy.steps import NotAStep, Steps
@@ -179,14 +180,48 @@ def _steps_of(conv: BinaryConv2d) -> tuple[tuple[Steps, ...], tuple[Tensor | Non
             for (_, one), (_, two) in zip(first, other, strict=True):
                 if (one is None) != (two is None) or (one is not None and not _equal(one, two)):
                     return (), ()
+        scales = [1.0 if scale is None else scale for _, scale in first]
         try:
             steps = tuple(
                 steps_of_reals(lambda x, base=base: binarizer(x)[base][0], conv.in_channels, levels)
                 for base in range(len(first))
             )
         except NotAStep:
-            return (), ()
+            try:
+                steps = _joint_steps(binarizer, conv.in_channels, scales)
+            except NotAStep:
+                return (), ()
     return steps, tuple(None if scale is None else scale.detach().clone() for _, scale in first)
+
+
+def _joint_steps(
+    binarizer: ActivationBinarizer, channels: int, scales: Sequence[Tensor | float]
+) -> tuple[Steps, ...]:
+    """Steps of bases that go up and down by themselves, while the value that they stand for together rises."""
+
+    def bases_of(x: Tensor) -> Tensor:
+        return torch.stack([codes for codes, _ in binarizer(x)], -1)
+
+    weights = torch.stack(
+        [torch.as_tensor(scale).double() for scale in scales if torch.as_tensor(scale).dim() == 0]
+    )
+    if len(weights) != len(scales):
+        raise NotAStep("its scales are several")
+    wide = torch.cat([torch.linspace(-end, end, 20_001) for end in (0.1, 1.0, 10.0, 1000.0)])
+    seen = bases_of(wide[None, None, None].expand(1, channels, 1, -1)).reshape(-1, len(weights)).unique(dim=0)
+    order = (seen.double() @ weights).argsort()
+    words = seen[order]
+    values = words.double() @ weights
+
+    def place(x: Tensor) -> Tensor:
+        value = bases_of(x).double() @ weights
+        return (value[..., None] >= values - 1e-9).sum(-1).float() - 1
+
+    joint = steps_of_reals(place, channels, tuple(range(len(words))))
+    return tuple(
+        Steps(tuple(int(code) for code in words[:, base]), joint.thresholds, joint.falls)
+        for base in range(len(weights))
+    )
 
 
 def _equal(one: Tensor, two: Tensor) -> bool:

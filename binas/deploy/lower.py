@@ -128,6 +128,7 @@ class _Lowering:
         self.source = ""
         self.kinds: dict[str, Kind] = {INPUT: "real"}
         self.materialized: dict[tuple[str, Any], str] = {}
+        self._levels_of: dict[str, list[int]] = {}
 
     def graph(self) -> Graph:
         channels, height, width = self.example.shape[1:]
@@ -163,7 +164,7 @@ class _Lowering:
         if node.target is operator.getitem:
             holder, place = node.args
             found = self.found[holder]  # type: ignore[index]
-            assert isinstance(found, tuple) and isinstance(place, int)
+            assert isinstance(found, tuple | list) and isinstance(place, int)
             return found[place]  # type: ignore[no-any-return]
         name = _operator(node)
         arguments = [self._given(argument) for argument in node.args]
@@ -188,6 +189,9 @@ class _Lowering:
 
     def _unknown(self, what: str) -> UserError:
         where = f" of '{self.source}'" if self.source else ""
+        for layer in self.layers:
+            if layer.name == self.source and not layer.steps:
+                where += f" (activation binarizer '{layer.conv.active_activation}')"
         return UserError(
             f"export: no back end knows the operator {what}{where}; write it with convolutions, batch-norms, pools,"
             " sums, products and usual activations"
@@ -498,6 +502,9 @@ class _Lowering:
             found = self._pool("mean", value, value.shape[2:], value.shape[2:], 0, 1, False)
         elif axes == [1] and len(shape) == 4:
             found = self._emit("channel_mean", [self._name(value)], shape)
+        elif axes == [1, 2, 3]:
+            pixels = self._pool("mean", value, value.shape[2:], value.shape[2:], 0, 1, False)
+            found = self._emit("channel_mean", [pixels.name], shape)
         else:
             raise self._unknown(f"mean over dimensions {axes}")
         if keep:
@@ -560,7 +567,9 @@ class _Lowering:
 
     def _emit_steps(self, op: str, name: str, shape: Sequence[int], steps: Steps) -> Value:
         tensors = {"thresholds": steps.thresholds, "falls": steps.falls.astype(np.uint8)}
-        return self._emit(op, [name], shape, "codes", tensors, levels=list(steps.levels))
+        found = self._emit(op, [name], shape, "codes", tensors, levels=list(steps.levels))
+        self._levels_of[found.name] = sorted(set(steps.levels))
+        return found
 
     def _of_sums(self, number: int, base: int) -> tuple[str, Steps] | None:
         """The convolution that a step decides about, and its thresholds there, if constants lie between alone."""
@@ -626,6 +635,8 @@ class _Lowering:
         conv = layer.conv
         levels = sorted(conv.activation_binarizer.levels)
         name = self._name(value)
+        if layer.steps and list(self._levels_of[name]) != levels:
+            levels = sorted(self._levels_of[name])
         if self.kinds[name] == "real":  # codes that were computed with the input's statistics
             between = np.array([(a + b) / 2 for a, b in itertools.pairwise(levels)], np.float32)
             steps = Steps(

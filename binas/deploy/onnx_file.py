@@ -159,6 +159,12 @@ class _Writer:
 
     def _steps(self, node: Node) -> None:
         levels, falls = node.attributes["levels"], node.tensors["falls"].astype(bool)
+        thresholds = node.tensors["thresholds"].astype(np.float32)
+        if len(levels) == 2 and not falls.any() and (thresholds == thresholds[0]).all():
+            reached = self._add("GreaterOrEqual", [node.inputs[0], self._keep(thresholds[0, 0])], self._new())
+            high, low = (self._keep(np.float32(level)) for level in (levels[1], levels[0]))
+            self._add("Where", [reached, high, low], node.name)
+            return
         low = np.where(falls, levels[-1], levels[0]).astype(np.float32)
         found = self._channel(low, node)
         for place, column in enumerate(node.tensors["thresholds"].T):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from binas.deploy.graph import Node, Shape
+from binas.deploy.planes import levels_of
 
 LARGEST = 2**20
 """Of kernels, strides, pads and dilations."""
@@ -106,10 +107,10 @@ def _steps(node: Node, shapes: list[Shape]) -> bool:
     levels, thresholds, falls = node.attributes["levels"], node.tensors["thresholds"], node.tensors["falls"]
     if not _ints(levels, -127, 127, None) or not 2 <= len(levels) <= 256 or len(node.shape) != 3:
         return False
-    steps = np.diff(levels)
     kind = np.float32 if node.op == "step" else np.int32
     return (
-        bool((steps == steps[0]).all() and steps[0] > 0)
+        len(set(levels)) > 1
+        and levels_of(levels).planes <= 8
         and node.shape == shapes[0]
         and thresholds.dtype == kind
         and thresholds.shape == (node.shape[-1], len(levels) - 1)

@@ -18,7 +18,8 @@ class Steps:
     """A code for each number: `levels[k]`, k the thresholds that it reaches; backwards where it falls.
 
     Args:
-        levels: that codes may take, ascending.
+        levels: the code behind each threshold; the first one before all. Ascending, but for a base whose code
+            goes up and down.
         thresholds: (C, len(levels) − 1), ascending in each row; x >= threshold reaches it.
         falls: (C,): code levels[len(levels) − 1 − k] instead.
     """

@@ -1,0 +1,148 @@
+"""Programs beside the network that they were made of: sums equal, scores equal but for rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import binas
+from binas.binarize import ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS
+from binas.binarize.conv import BinaryConv2d
+from binas.deploy.compiler import find_compiler
+from binas.models import MODELS
+from tests.deploy.programs import check_program, exported, shaken
+from tests.quick import few_of
+
+pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
+ARCHES = ["-march=native", "-march=x86-64-v3", ""]
+FAMILIES = [
+    "bireal_resnet18",
+    "bnas_mini",
+    "meliusnet_a",
+    "mlp",
+    "mobilenet_group",
+    "mobilenet_v2",
+    "reactnet_a",
+    "real_to_binary_resnet18",
+    "resnet20",
+    "vgg_small",
+    "xnor_resnet18",
+]
+HEAVY = {"mlp": {"hidden": (70, 30)}, "bnas_mini": {"init_channels": 8, "num_cells": 3}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BINAS_CACHE", str(tmp_path_factory.mktemp("programs")))
+        yield
+
+
+def arches() -> list[str]:
+    """Compiler words for processors that this one can run."""
+    can = torch.backends.cpu.get_cpu_capability()
+    return [arch for arch in ARCHES if arch != "-march=x86-64-v3" or can in ("AVX2", "AVX512")]
+
+
+@pytest.mark.parametrize("name", few_of(MODELS, FAMILIES))
+def test_a_published_network(name: str) -> None:
+    torch.manual_seed(0)
+    options = HEAVY.get(name, {"width": 0.25})
+    try:
+        module = binas.create_model(name, num_classes=10, image_size=32, **options)
+    except binas.UserError:
+        module = binas.create_model(name, num_classes=10, image_size=32)
+    check_program(shaken(module), exported(module, 3, 32, 32), images=1)
+
+
+class Small(nn.Module):
+    """Batch-norm, binary convolution, batch-norm, activation, another one, mean."""
+
+    def __init__(self, conv: BinaryConv2d, second: int, activation: nn.Module) -> None:
+        super().__init__()
+        inputs, outputs = conv.in_channels, conv.out_channels
+        self.first = nn.Sequential(nn.Conv2d(2, inputs, 3, padding=1), nn.BatchNorm2d(inputs))
+        self.conv, self.norm, self.activation = conv, nn.BatchNorm2d(outputs), activation
+        self.second = BinaryConv2d(outputs, second, 1)
+        self.head = nn.Linear(second, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.norm(self.conv(self.first(x))))
+        return self.head(self.second(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    groups=st.sampled_from([1, 1, 2, 3]),
+    each=st.tuples(st.integers(1, 65), st.integers(1, 40)),
+    kernel=st.sampled_from([1, 2, 3, 5]),
+    stride=st.sampled_from([1, 2, 3]),
+    dilation=st.sampled_from([1, 2]),
+    pad=st.sampled_from([0.0, 1.0, -1.0]),
+    size=st.tuples(st.integers(3, 13), st.integers(3, 13)),
+    activation=st.sampled_from(["relu", "prelu", "hardtanh", "none"]),
+)
+def test_any_geometry(
+    seed: int,
+    groups: int,
+    each: tuple[int, int],
+    kernel: int,
+    stride: int,
+    dilation: int,
+    pad: float,
+    size: tuple[int, int],
+    activation: str,
+) -> None:
+    torch.manual_seed(seed)
+    inputs, outputs = each[0] * groups, each[1] * groups
+    reach = dilation * (kernel - 1)
+    padding = max(-(-reach // 2), -(-(reach + 1 - min(size)) // 2))
+    conv = binas.nn.BinaryConv2d(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        pad_value=pad,
+    )
+    after = {"relu": nn.ReLU(), "prelu": nn.PReLU(outputs), "hardtanh": nn.Hardtanh(), "none": nn.Identity()}
+    module = shaken(Small(conv, 17, after[activation]), seed)
+    model = exported(module, 2, *size)
+    for arch in arches():
+        check_program(module, model, arch, images=1)
+
+
+def layered(activation: dict[str, Any], weight: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(3)
+    conv = binas.nn.BinaryConv2d(12, 20, 3, padding=1, activation=activation, weight=weight)
+    return shaken(Small(conv, 6, nn.ReLU()), 3)
+
+
+ACTIVATIONS = [(name, v) for name in ACTIVATION_BINARIZERS for v in ACTIVATION_BINARIZERS[name].variants]  # type: ignore[attr-defined]
+SORTING = ("ls2", "ls_ternary")
+"""They sort the numbers of an image to find their scale, which no back end does."""
+WEIGHTS = [(name, v) for name in WEIGHT_BINARIZERS for v in WEIGHT_BINARIZERS[name].variants]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "options"), ACTIVATIONS, ids=str)
+def test_every_activation_binarizer(name: str, options: dict[str, Any]) -> None:
+    module = layered({"name": name, **options}, {"name": "xnor"})
+    if name in SORTING:
+        with pytest.raises(binas.UserError, match=rf"sort.* of 'conv' \(activation binarizer '{name}'\)"):
+            exported(module, 2, 7, 6)
+        return
+    check_program(module, exported(module, 2, 7, 6), images=1)
+
+
+@pytest.mark.parametrize(("name", "options"), WEIGHTS, ids=str)
+def test_every_weight_binarizer(name: str, options: dict[str, Any]) -> None:
+    module = layered({"name": "sign"}, {"name": name, **options})
+    check_program(module, exported(module, 2, 7, 6), images=1)
