@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from binas import nn as nn
     from binas.api.building import create_model as create_model
     from binas.api.building import create_network as create_network
+    from binas.api.exporting import export as export
     from binas.api.loading import load_genotype as load_genotype
     from binas.api.loading import load_network as load_network
     from binas.api.loading import load_plugin as load_plugin
@@ -90,6 +91,7 @@ _NAMES = {
         "run_retrain",
         "run_search",
     ),
+    "binas.api.exporting": ("export",),
     "binas.api.using": (
         "Predictions",
         "check_binary",

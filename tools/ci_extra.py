@@ -66,7 +66,9 @@ def in_environment(name: str, python: str, *packages: str) -> str:
     folder = CHECKOUT / f".venv-{name}"
     own = folder / "bin" / "python"
     try:
-        subprocess.run([found, "-m", "venv", str(folder)], check=True, capture_output=True)
+        made = subprocess.run([found, "-m", "venv", str(folder)], capture_output=True)
+        if made.returncode:
+            return f"not run: {python} is here in name only"
         install = [str(own), "-m", "pip", "install", "--quiet", "--editable", ".[dev]", *packages]
         done = subprocess.run(install, cwd=CHECKOUT, capture_output=True, text=True)
         if done.returncode:

@@ -126,7 +126,7 @@ def load_network(what: str | Path, *, device: str = "cpu") -> nn.Module:
     Raises:
         UserError: the file is missing, damaged, or needs a plug-in that was not loaded.
     """
-    from binas.train.model_file import load_model
+    from binas.train.model_file import load_model, trained_file
 
     network, structure, _ = load_model(trained_file(what), loaded_plugins())
     network.structure = structure  # type: ignore[assignment]
@@ -135,14 +135,6 @@ def load_network(what: str | Path, *, device: str = "cpu") -> nn.Module:
         structure.image_size, structure.in_channels, structure.mean, structure.std
     )
     return network.to(pick_device(device))
-
-
-def trained_file(what: str | Path) -> Path:
-    """The checkpoint itself, or that of a run folder: of the best epoch where the training kept it."""
-    path = Path(what)
-    if not path.is_dir():
-        return path
-    return path / ("best.pt" if (path / "best.pt").exists() else "checkpoint.pt")
 
 
 def loaded_plugins() -> tuple[PluginRecord, ...]:

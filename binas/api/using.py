@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from binas.api.building import Sizes, pair_of
-from binas.api.loading import load_genotype, load_network, loaded_plugins, open_data, trained_file
+from binas.api.loading import load_genotype, load_network, loaded_plugins, open_data
 from binas.arch.genotype import AnyGenotype
 from binas.data.batches import Batches
 from binas.engine.loop import EVALUATION_BATCH_SIZE
@@ -105,6 +105,7 @@ def evaluate(
     where = pick_device(device)
     if isinstance(network, str | Path) and data is None:
         from binas.train.evaluation import evaluate_checkpoint
+        from binas.train.model_file import trained_file
 
         found = evaluate_checkpoint(trained_file(network), split, where, plugins=loaded_plugins())
         return {"loss": found["loss"], "accuracy": found["accuracy"]}

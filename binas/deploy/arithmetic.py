@@ -1,14 +1,18 @@
 """Float32 arithmetic that every back end does alike, to the last bit.
 
-Each function is a fixed sequence of IEEE operations; the C program has the same ones. A fused multiply-add rounds
-once, as the processors' own does.
+Each function is a fixed sequence of IEEE operations; the C program has the same ones. A fused multiply-add
+rounds once, as the processors' own does.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from binas.deploy.graph import Array
+
+Numbers = Array | np.floating[Any]
 
 F32 = np.float32
 LOG2_E = F32(1.44269504)
@@ -20,7 +24,7 @@ EXP = tuple(
 LARGEST_EXPONENT = F32(88.0)
 
 
-def fma(a: Array, b: Array, c: Array) -> Array:
+def fma(a: Numbers, b: Numbers, c: Numbers) -> Array:
     """a·b + c, rounded once to float32.
 
     Shape: broadcast.
@@ -35,10 +39,12 @@ def fma(a: Array, b: Array, c: Array) -> Array:
     bits = total.view(np.int64) if total.shape else total.reshape(1).view(np.int64).reshape(())
     even = (lost != 0) & np.isfinite(total) & ((bits & 1) == 0)
     if not even.any():
-        return total.astype(np.float32)
+        rounded: Array = total.astype(np.float32)
+        return rounded
     away = np.where((lost > 0) == (total > 0), 1, -1)
     nudged = np.where(even, bits + away, bits)
-    return np.ascontiguousarray(nudged).view(np.float64).astype(np.float32)
+    found: Array = np.ascontiguousarray(nudged).view(np.float64).astype(np.float32)
+    return found
 
 
 def exp(x: Array) -> Array:

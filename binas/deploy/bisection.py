@@ -1,7 +1,7 @@
 """Thresholds of binarizers, found by evaluating them.
 
-A binarizer of activations is asked, never read: whatever formula it has, its code changes at some float32, and
-bisection over all float32 numbers finds it.
+A binarizer of activations is asked, never read: whatever formula it has, its code changes at some float32,
+and bisection over all float32 numbers finds it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from binas.deploy.graph import Array
 from binas.deploy.steps import NotAStep, Steps, reaches
 
+MOST = float(np.finfo(np.float32).max)
 PROBES = 4096
 """Inputs at which a function found by bisection is compared with the one that was asked."""
 
@@ -38,14 +39,13 @@ def steps_of_reals(function: Callable[[Tensor], Tensor], channels: int, levels: 
 
     ends = codes(np.array([[-np.inf], [np.inf]], np.float32).repeat(channels, 1))
     if not np.isfinite(ends).all():
-        big = np.float32(np.finfo(np.float32).max)
-        ends = codes(np.array([[-big], [big]], np.float32).repeat(channels, 1))
+        ends = codes(np.array([[-MOST], [MOST]], np.float32).repeat(channels, 1))
     falls = ends[0] > ends[1]
     columns = []
     for number in range(1, len(levels)):
         # the smallest x whose code, seen upwards, is at least level `number`
-        low = np.full(channels, _order(-np.finfo(np.float32).max), np.int64) - 1
-        high = np.full(channels, _order(np.finfo(np.float32).max), np.int64) + 1
+        low = np.full(channels, _order(-MOST), np.int64) - 1
+        high = np.full(channels, _order(MOST), np.int64) + 1
         while (high - low > 1).any():
             middle = (low + high) // 2
             reached = reaches(codes(_number(middle)[None]), levels, number, falls)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -157,12 +158,14 @@ class _StandIn(nn.Module):
         if self.exact:
             reach = conv.dilation * (conv.kernel_size - 1) + 1
             pixels = [(n + 2 * conv.padding - reach) // conv.stride + 1 for n in codes.shape[2:]]
-            return convolve(codes, self.number, base, [conv.out_channels, *pixels])
+            sums: Tensor = convolve(codes, self.number, base, [conv.out_channels, *pixels])
+            return sums
         padding = conv.padding
         if padding and conv.binarize_activations and conv.pad_value:
             codes, padding = F.pad(codes, [padding] * 4, value=conv.pad_value), 0
         kernel = getattr(self, f"kernel_{base}")
-        return F.conv2d(codes, kernel, None, conv.stride, padding, conv.dilation, conv.groups)
+        found: Tensor = F.conv2d(codes, kernel, None, conv.stride, padding, conv.dilation, conv.groups)
+        return found
 
 
 def _pads_by_code(conv: BinaryConv2d) -> bool:
@@ -183,7 +186,7 @@ def _steps_of(conv: BinaryConv2d) -> tuple[tuple[Steps, ...], tuple[Tensor | Non
         scales = [1.0 if scale is None else scale for _, scale in first]
         try:
             steps = tuple(
-                steps_of_reals(lambda x, base=base: binarizer(x)[base][0], conv.in_channels, levels)
+                steps_of_reals(partial(_codes, binarizer, base), conv.in_channels, levels)
                 for base in range(len(first))
             )
         except NotAStep:
@@ -194,10 +197,15 @@ def _steps_of(conv: BinaryConv2d) -> tuple[tuple[Steps, ...], tuple[Tensor | Non
     return steps, tuple(None if scale is None else scale.detach().clone() for _, scale in first)
 
 
+def _codes(binarizer: ActivationBinarizer, base: int, x: Tensor) -> Tensor:
+    codes: Tensor = binarizer(x)[base][0]
+    return codes
+
+
 def _joint_steps(
     binarizer: ActivationBinarizer, channels: int, scales: Sequence[Tensor | float]
 ) -> tuple[Steps, ...]:
-    """Steps of bases that go up and down by themselves, while the value that they stand for together rises."""
+    """Steps of bases that go up and down, while the value that they stand for together rises."""
 
     def bases_of(x: Tensor) -> Tensor:
         return torch.stack([codes for codes, _ in binarizer(x)], -1)
@@ -208,14 +216,16 @@ def _joint_steps(
     if len(weights) != len(scales):
         raise NotAStep("its scales are several")
     wide = torch.cat([torch.linspace(-end, end, 20_001) for end in (0.1, 1.0, 10.0, 1000.0)])
-    seen = bases_of(wide[None, None, None].expand(1, channels, 1, -1)).reshape(-1, len(weights)).unique(dim=0)
+    seen = bases_of(wide[None, None, None].expand(1, channels, 1, -1)).reshape(-1, len(weights))
+    seen = torch.unique(seen, dim=0)
     order = (seen.double() @ weights).argsort()
     words = seen[order]
     values = words.double() @ weights
 
     def place(x: Tensor) -> Tensor:
         value = bases_of(x).double() @ weights
-        return (value[..., None] >= values - 1e-9).sum(-1).float() - 1
+        found: Tensor = (value[..., None] >= values - 1e-9).sum(-1).float() - 1
+        return found
 
     joint = steps_of_reals(place, channels, tuple(range(len(words))))
     return tuple(

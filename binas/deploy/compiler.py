@@ -19,7 +19,7 @@ FLAGS = ("-O3", "-std=c99", "-ffp-contract=off", "-fno-math-errno", "-shared", "
 
 
 def find_compiler() -> list[str] | None:
-    """The words that call a C compiler: that of $CC, `cc`, `gcc`, `clang`, or the one of the package ziglang."""
+    """The words that call a C compiler: $CC, `cc`, `gcc`, `clang`, or that of the package ziglang."""
     own = os.environ.get("CC", "").split()
     for words in (own, ["cc"], ["gcc"], ["clang"]):
         if words and shutil.which(words[0]):
@@ -77,8 +77,8 @@ def compiled(program: Program, *, arch: str = "-march=native", defines: tuple[st
             made.replace(library)
     except OSError as error:
         raise UserError(
-            f"deploy: {folder}: compiled programs cannot be kept there ({error.strerror}); set BINAS_CACHE to a"
-            " folder that can be written"
+            f"deploy: {folder}: compiled programs cannot be kept there ({error.strerror}); set BINAS_CACHE to"
+            " a folder that can be written"
         ) from None
     return library
 

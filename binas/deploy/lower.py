@@ -145,7 +145,7 @@ class _Lowering:
                 self.source = _source(node)
                 self.found[node] = self._call(node)
                 if _in_place(node):  # whoever reads the tensor later reads it changed
-                    self.found[node.args[0]] = self.found[node]  # type: ignore[index]
+                    self.found[node.args[0]] = self.found[node]
         return Graph((height, width, channels), tuple(self.nodes), output).alive()
 
     def _constants(self) -> dict[str, Tensor]:
@@ -165,7 +165,8 @@ class _Lowering:
             holder, place = node.args
             found = self.found[holder]  # type: ignore[index]
             assert isinstance(found, tuple | list) and isinstance(place, int)
-            return found[place]  # type: ignore[no-any-return]
+            chosen: Found = found[place]
+            return chosen
         name = _operator(node)
         arguments = [self._given(argument) for argument in node.args]
         words = {key: self._given(value) for key, value in node.kwargs.items()}
@@ -193,8 +194,8 @@ class _Lowering:
             if layer.name == self.source and not layer.steps:
                 where += f" (activation binarizer '{layer.conv.active_activation}')"
         return UserError(
-            f"export: no back end knows the operator {what}{where}; write it with convolutions, batch-norms, pools,"
-            " sums, products and usual activations"
+            f"export: no back end knows the operator {what}{where}; write it with convolutions, batch-norms,"
+            " pools, sums, products and usual activations"
         )
 
     def _given(self, argument: Any) -> Any:
@@ -258,8 +259,8 @@ class _Lowering:
             axes = _axes(chosen.reshape(own), before)
             if axes is not None:
                 rows, columns, channels = axes
-                how = {"rows": rows, "columns": columns, "channels": channels, "fill": value.fill}
-                return self._emit("select", (value.name,), value.shape, kind, **how).name
+                how: dict[str, Any] = {"rows": rows, "columns": columns, "channels": channels}
+                return self._emit("select", (value.name,), value.shape, kind, fill=value.fill, **how).name
         tensors = {"index": chosen.astype(np.int32)}
         return self._emit("gather", (value.name,), value.shape, kind, tensors, fill=value.fill).name
 
@@ -303,7 +304,7 @@ class _Lowering:
             two = self._binary("mul", two, alpha) if isinstance(two, Value) else two * alpha
         if not isinstance(one, Value) or not isinstance(two, Value):
             return self._with_constant(name, one, two)
-        shape = torch.broadcast_shapes(one.shape, two.shape)
+        shape = _broadcast(one.shape, two.shape)
         function = BINARY.get(name) or COMPARISONS[name]
         return self._emit("binary", [self._name(one), self._name(two)], shape, function=function)
 
@@ -311,7 +312,7 @@ class _Lowering:
         """A value and a constant: per channel it is a line, otherwise an operator with a tensor."""
         value, constant, swapped = (one, two, False) if isinstance(one, Value) else (two, one, True)
         number = torch.as_tensor(constant, dtype=torch.float32)
-        shape = tuple(torch.broadcast_shapes(value.shape, number.shape))
+        shape = tuple(_broadcast(value.shape, number.shape))
         per_channel = shape == value.shape and _per_channel(number, value.shape)
         if per_channel is not None and per_channel is not False and name in ("add", "sub", "mul", "div"):
             row = per_channel.numpy().astype(np.float32)
@@ -526,7 +527,7 @@ class _Lowering:
         """c·one + (1 − c)·two, exactly, where the condition c is 0 or 1 and both are finite."""
         shape = [1]
         for value in (condition, one, two):
-            shape = list(torch.broadcast_shapes(shape, getattr(value, "shape", ())))
+            shape = list(_broadcast(shape, getattr(value, "shape", ())))
         names = [
             self._name(value if isinstance(value, Value) else _four(torch.as_tensor(value).float(), shape))
             for value in (condition, one, two)
@@ -572,7 +573,7 @@ class _Lowering:
         return found
 
     def _of_sums(self, number: int, base: int) -> tuple[str, Steps] | None:
-        """The convolution that a step decides about, and its thresholds there, if constants lie between alone."""
+        """The convolution that a step decides about, and its thresholds there, if constants lie between."""
         node = next(n for n in self.program.graph.nodes if _is(n, "step") and n.args[1:] == (number, base))
         chain: list[fx.Node] = []
         at = node.args[0]
@@ -662,6 +663,10 @@ class _Lowering:
 # ---- shapes
 
 
+def _broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(n) for n in np.broadcast_shapes(*map(tuple, shapes)))
+
+
 def _own_shape(shape: Sequence[int]) -> Shape | None:
     """Ours of torch's: (1, C, H, W) is (H, W, C), (1, F) is (F,)."""
     if len(shape) == 4 and shape[0] == 1:
@@ -672,7 +677,7 @@ def _own_shape(shape: Sequence[int]) -> Shape | None:
 
 
 def _axes(index: Array, before: Shape) -> tuple[list[int], ...] | None:
-    """A move that chooses rows, columns and channels each for itself, −1 where there is none; None: another."""
+    """A move that chooses rows, columns and channels each for itself, −1: none; None: another move."""
     inside = index >= 0
     chosen = []
     parts = np.unravel_index(np.maximum(index, 0), before)

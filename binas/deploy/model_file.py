@@ -1,8 +1,8 @@
 """`model.binas`: a graph, packed, with its classes and how pictures become its input.
 
-A safetensors file. Its header holds one JSON text under `binas`; the tensors are the constants. Signs are one bit
-each, without padding; integers of few levels as planes of bits; all else as float32 or the smallest integer type
-that holds it. Nothing in it is code.
+A safetensors file. Its header holds one JSON text under `binas`; the tensors are the constants. Signs are one
+bit each, without padding; integers of few levels are planes of bits; all else is float32 or the smallest
+integer type that holds it. Nothing in it is code.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _unpacked(stored: Array, packing: PackedTensor, key: str) -> Array:
         raise ValueError("packed bits have another size than is said")
     bits = np.unpackbits(stored, bitorder="little")[: packing.numbers * packing.planes]
     planes = 1 - bits.reshape(packing.planes, packing.numbers).astype(np.int64)
-    digits = sum(plane << place for place, plane in enumerate(planes))
+    digits = (planes << np.arange(packing.planes)[:, None]).sum(0)
     found: Array = (packing.lowest + packing.step * digits).reshape(packing.shape)
     if np.abs(found).max(initial=0) > 127:
         raise ValueError("packed integers are larger than any code")

@@ -96,7 +96,7 @@ class _Writer:
         self.count += 1
         return f"t{self.count}"
 
-    def _keep(self, value: Array) -> str:
+    def _keep(self, value: Array | np.floating[Any]) -> str:
         from onnx import numpy_helper
 
         name = f"c{len(self.constants)}"
@@ -143,7 +143,8 @@ class _Writer:
             self._add("Cast", [self._add(COMPARE[function], [one, two], self._new())], output, to=1)
 
     def _binary(self, node: Node) -> None:
-        self._function(node.attributes["function"], *node.inputs, node.name)
+        one, two = node.inputs
+        self._function(node.attributes["function"], one, two, node.name)
 
     def _binary_constant(self, node: Node) -> None:
         other = node.tensors["other"]

@@ -61,9 +61,8 @@ def open_model(what: str | Path, plugins: tuple[PluginRecord, ...] = (), **named
         return Opened(
             export_module(module, example, provenance={"network": str(what), "weights": "fresh"}), module
         )
-    from binas.api.loading import trained_file
     from binas.run.files import sha256_of
-    from binas.train.model_file import load_model
+    from binas.train.model_file import load_model, trained_file
 
     path = trained_file(path)
     module, structure, _ = load_model(path, plugins)
@@ -85,11 +84,11 @@ def _published(
 ) -> tuple[nn.Module, tuple[int, int]]:
     import torch
 
-    import binas
+    from binas.models import ModelChoice, Task, build_model
 
     torch.manual_seed(0)
-    module = binas.create_model(name, num_classes=num_classes, image_size=image_size).eval()
-    return module, (image_size, image_size)
+    task = Task(3, (image_size, image_size), num_classes, ())
+    return build_model(ModelChoice(name=name), task).eval(), (image_size, image_size)
 
 
 def real_images(opened: Opened, count: int, data_root: Path | None = None) -> Tensor | None:

@@ -1,7 +1,7 @@
 """What the nodes of a graph may be, and the check of one that comes from a file.
 
-A file is data from others: a node whose shapes, numbers and constants do not belong together is refused here, so
-that no back end reads beyond what is there.
+A file is data from others: a node whose shapes, numbers and constants do not belong together is refused here,
+so that no back end reads beyond what is there.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _select(node: Node, shapes: list[Shape]) -> bool:
 
 def _gather(node: Node, shapes: list[Shape]) -> bool:
     index = node.tensors["index"]
-    return (
+    return bool(
         index.dtype == np.int32
         and index.shape == (node.size,)
         and int(index.min()) >= -1
@@ -234,7 +234,7 @@ def _concat(node: Node, shapes: list[Shape]) -> bool:
 
 
 def _constant(node: Node, shapes: list[Shape]) -> bool:
-    return node.tensors["value"].dtype == np.float32 and node.tensors["value"].shape == node.shape
+    return bool(node.tensors["value"].dtype == np.float32 and node.tensors["value"].shape == node.shape)
 
 
 Check = Callable[[Node, list[Shape]], bool]
@@ -269,4 +269,4 @@ OPERATIONS: dict[str, tuple[int | None, tuple[str, ...], tuple[str, ...], Check]
     ),
     "channel_mean": (1, (), (), _channel_mean),
 }
-"""For each operation: values that it reads, constants (with ? where it may lack one), attributes, its check."""
+"""For each operation: values that it reads, constants (? where it may lack one), attributes, its check."""

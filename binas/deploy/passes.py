@@ -37,13 +37,16 @@ def without_empty(graph: Graph) -> Graph:
     kinds = {node.name: node.kind for node in graph.nodes}
     for node in graph.nodes:
         node = node.changed(inputs=tuple(renamed.get(name, name) for name in node.inputs))
-        if node.op == "line" and kinds.get(node.inputs[0], "real") == "real":
-            if (node.tensors["factor"] == 1).all() and (node.tensors["offset"] == 0).all():
-                renamed[node.name] = node.inputs[0]
-                continue
-        kept.append(node)
+        if node.op == "line" and kinds.get(node.inputs[0], "real") == "real" and _is_empty(node):
+            renamed[node.name] = node.inputs[0]
+        else:
+            kept.append(node)
     output = renamed.get(graph.output, graph.output)
     return Graph(graph.input_shape, tuple(kept), output).alive()
+
+
+def _is_empty(line: Node) -> bool:
+    return bool((line.tensors["factor"] == 1).all() and (line.tensors["offset"] == 0).all())
 
 
 def with_summed_zeros_left_out(graph: Graph) -> Graph:

@@ -38,12 +38,12 @@ class Levels:
     @property
     def constant(self) -> float:
         """What is added; half of an integer."""
-        return self.lowest + self.step * (2**self.planes - 1) / 2
+        return float(self.lowest + self.step * (2**self.planes - 1) / 2)
 
     @property
     def top(self) -> int:
         """The value where all stored bits are 0."""
-        return self.lowest + self.step * (2**self.planes - 1)
+        return int(self.lowest + self.step * (2**self.planes - 1))
 
     def holds(self, value: float) -> bool:
         """Whether it is one of the values that the planes can say."""

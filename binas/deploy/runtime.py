@@ -6,8 +6,9 @@ import ctypes
 import logging
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,8 @@ from binas.errors import UserError
 LOGGER = logging.getLogger(__name__)
 
 
-class Prediction(NamedTuple):
+@dataclass(frozen=True)
+class Prediction:
     """What a model says of an image.
 
     Args:
@@ -152,7 +154,8 @@ def _picture(array: Any) -> Image.Image:
         or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
     ):
         raise UserError(
-            f"predict: an array (H, W) or (H, W, C) of uint8 is needed, not {array.dtype} of shape {array.shape}"
+            "predict: an array (H, W) or (H, W, C) of uint8 is needed, not"
+            f" {array.dtype} of shape {array.shape}"
         )
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 

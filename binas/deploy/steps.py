@@ -48,7 +48,7 @@ def steps_of_sums(codes: Array, sums: Array, levels: tuple[int, ...]) -> Steps:
         NotAStep: a channel goes up and down.
     """
     change = np.diff(codes.astype(np.int64), axis=0)
-    falls = (change < 0).any(0)
+    falls = np.asarray((change < 0).any(0))
     if (falls & (change > 0).any(0)).any():
         raise NotAStep("its code goes up and down with the sum")
     beyond = int(sums[-1]) + 1

@@ -129,6 +129,14 @@ class ModelStructure(Config):
         return build_model(model, task)
 
 
+def trained_file(what: str | Path) -> Path:
+    """The checkpoint itself, or that of a run folder: of the best epoch where the training kept it."""
+    path = Path(what)
+    if not path.is_dir():
+        return path
+    return path / ("best.pt" if (path / "best.pt").exists() else "checkpoint.pt")
+
+
 def load_model(path: Path, plugins: tuple[PluginRecord, ...]) -> tuple[nn.Module, ModelStructure, Checkpoint]:
     """The trained network in a checkpoint, rebuilt from the checkpoint alone, in evaluation mode.
 

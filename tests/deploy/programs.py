@@ -42,7 +42,7 @@ def image_of(model: Model, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def check_program(module: nn.Module, model: Model, arch: str = "-march=native", images: int = 2) -> None:
-    """The C program gives the reference's bits in all sums and scores, and the module's scores but for rounding."""
+    """The C program gives the reference's bits in all sums and scores, and the module's scores nearly."""
     from binas.deploy import reference
 
     loaded = Loaded(model, arch=arch, defines=KEEPS)

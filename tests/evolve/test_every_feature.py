@@ -1,4 +1,4 @@
-"""What steps of a search and a retraining can do, the short training of a candidate and a shared network do too."""
+"""What steps of a search and a retraining can do, those of candidates and of a shared network do too."""
 
 from __future__ import annotations
 

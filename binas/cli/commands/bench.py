@@ -14,8 +14,8 @@ from binas.plugins import load_plugins
 from binas.registries import REGISTRIES
 
 DESCRIPTION = """\
-One image at a time on one thread. All runtimes take turns in one process; the others run the same network with its
-signs as float operators. The first network is the C program of `binas export`."""
+One image at a time on one thread. All runtimes take turns in one process; the others run the same network
+with its signs as float operators. The first network is the C program of `binas export`."""
 
 
 def add_arguments(arguments: Arguments) -> None:

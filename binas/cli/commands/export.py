@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from binas.cli.arguments import Arguments, plugins
 from binas.cli.session import Overrides
 from binas.errors import UserError
 from binas.plugins import load_plugins
 from binas.registries import REGISTRIES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from binas.deploy.model_file import Model
+    from binas.deploy.opening import Opened
 from binas.run.progress import say
 
 DESCRIPTION = """\
@@ -47,7 +54,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     sizes = opened.model.sizes()
     total = sum(sizes.values())
     if opened.module is not None:
-        _compare(opened, options, output)
+        _compare(opened, opened.module, options)
     say(
         f"packed: {total / 1000:,.1f} kB, {sizes['1-bit'] / max(total, 1):.0%} of it signs"
         f" ({sizes['1-bit']:,} bytes of signs, {sizes['real']:,} of real numbers)"
@@ -71,7 +78,7 @@ def _output(options: Namespace, checkpoint: Path | None) -> tuple[Path, str]:
     return output, format_
 
 
-def _written(model, output: Path, format_: str) -> None:  # type: ignore[no-untyped-def]
+def _written(model: Model, output: Path, format_: str) -> None:
     if format_ == "c":
         from binas.deploy.c.folder import write_folder
 
@@ -80,8 +87,8 @@ def _written(model, output: Path, format_: str) -> None:  # type: ignore[no-unty
         program = write_folder(model, output)
         say(
             f"{output}: model.c, model.h, main.c, Makefile and test_vector.bin; the program needs"
-            f" {program.arena_bytes / 1000:,.1f} kB for what it computes and {program.constant_bytes / 1000:,.1f} kB"
-            f" of constants; next: make -C {output} test"
+            f" {program.arena_bytes / 1000:,.1f} kB for what it computes and"
+            f" {program.constant_bytes / 1000:,.1f} kB of constants; next: make -C {output} test"
         )
         return
     if output.is_dir():
@@ -97,13 +104,13 @@ def _written(model, output: Path, format_: str) -> None:  # type: ignore[no-unty
     say(f"{output}: {size:,} bytes")
 
 
-def _compare(opened, options: Namespace, output: Path) -> None:  # type: ignore[no-untyped-def]
+def _compare(opened: Opened, module: nn.Module, options: Namespace) -> None:
     """What the program says of test images, beside the network."""
     from binas.deploy.export import compare, real_layers
     from binas.deploy.opening import real_images
     from binas.deploy.runtime import Loaded
 
-    real = real_layers(opened.module, opened.model.graph)
+    real = real_layers(module, opened.model.graph)
     say("real-valued: " + ("; ".join(real) if real else "nothing"))
     if not options.images:
         return
@@ -113,4 +120,4 @@ def _compare(opened, options: Namespace, output: Path) -> None:  # type: ignore[
         say("not compared on images: the checkpoint's data is not at hand (--data-root says where it lies)")
         return
     loaded = Loaded(opened.model)
-    say(f"{loaded.runs_on}: {compare(loaded.scores, opened.module, images)}")
+    say(f"{loaded.runs_on}: {compare(loaded.scores, module, images)}")

@@ -211,7 +211,7 @@ class _Emitter:
         self.blocks[self.alias[self.graph.output].block].dies = last
 
     def _place_codes(self, node: Node) -> None:
-        """Codes are stored with the margin of the convolutions that read them, filled with what pads there."""
+        """Codes are stored with the margin of the convolutions that read them."""
         levels = levels_of(node.attributes["levels"])
         pads = []
         for reader in self.readers[node.name]:
@@ -233,7 +233,7 @@ class _Emitter:
 
     @staticmethod
     def _fill(levels: Levels, conv: Node) -> int:
-        """What stands in the margin: the padding where it is a level, otherwise the top, which is taken off."""
+        """What stands in the margin: padding that is a level, otherwise the top, which is taken off."""
         value = conv.attributes["pad_value"]
         return value if levels.holds(value) else levels.top
 
@@ -422,7 +422,8 @@ class _Emitter:
                 offset = constant(node.tensors["offset"], channels)
                 return f"fmaf({values[0]}, {factor}, {offset})"
             case "prelu":
-                return f"{values[0]} > 0.0f ? {values[0]} : {values[0]} * {constant(node.tensors['slope'], channels)}"
+                slope = constant(node.tensors["slope"], channels)
+                return f"{values[0]} > 0.0f ? {values[0]} : {values[0]} * {slope}"
             case "clamp":
                 text = values[0]
                 if how["low"] is not None:
@@ -497,7 +498,8 @@ class _Emitter:
             self._block(name, size, self.group_of[node.name])
             self._pads(
                 node,
-                f"pad_floats({x}, {high}, {wide}, {depth}, {stride}, {top}, {left}, (float *)B_{name}, from, to);",
+                f"pad_floats({x}, {high}, {wide}, {depth}, {stride}, {top}, {left}, (float *)B_{name},"
+                " from, to);",
                 high + 2 * top,
             )
             x, stride = f"((float *)B_{name})", depth
@@ -513,8 +515,9 @@ class _Emitter:
             self._float_row(lines, row * width)
             order = np.ascontiguousarray(weight.reshape(outputs, inputs, -1).transpose(2, 1, 0))
             lines.append(
-                f"grouped_floats_row({start}, {self._constant(order, 'float')}, {self._constant(bias, 'float')}, {table},"
-                f" {rows * columns}, {inputs}, {groups}, {outputs}, {right * stride}, {width}, y);"
+                f"grouped_floats_row({start}, {self._constant(order, 'float')},"
+                f" {self._constant(bias, 'float')}, {table}, {rows * columns},"
+                f" {inputs}, {groups}, {outputs}, {right * stride}, {width}, y);"
             )
             return lines, row, "y"
         blocks = -(-outputs // FLOAT_LANES)
@@ -527,8 +530,8 @@ class _Emitter:
         full[:outputs] = bias
         lines.append(f"const FloatReach r = {{{rows * columns}, {inputs}, {table}, {right * stride}}};")
         lines.append(
-            f"floats_row({start}, {self._constant(order, 'float')}, {self._constant(full, 'float')}, &r, {width},"
-            f" {blocks}, y, {row});"
+            f"floats_row({start}, {self._constant(order, 'float')}, {self._constant(full, 'float')},"
+            f" &r, {width}, {blocks}, y, {row});"
         )
         return lines, row, "y"
 
@@ -552,8 +555,8 @@ class _Emitter:
         pattern = self._constant(self._fill_words(place.levels, place.fill, 1, channels), "uint64_t")
         self._pads(
             node,
-            f"(void)from; (void)to; fill_margin((uint64_t *)(void *)B_{node.name}, {high}, {wide}, {place.margin},"
-            f" {place.words}, {place.levels.planes}, {pattern});",
+            f"(void)from; (void)to; fill_margin((uint64_t *)(void *)B_{node.name}, {high}, {wide},"
+            f" {place.margin}, {place.words}, {place.levels.planes}, {pattern});",
             1,
             f"margin_{node.name}",
         )
@@ -586,7 +589,7 @@ class _Emitter:
         weight, how = node.tensors["weight"].astype(np.int64), node.attributes
         outputs, inputs, side, _ = weight.shape
         place, groups = self.bits[node.inputs[0]], how["groups"]
-        high, wide, depth = self.graph.shape_of(node.inputs[0])
+        high, wide, _ = self.graph.shape_of(node.inputs[0])
         pad, stride, dilation, taps = how["padding"], how["stride"], how["dilation"], side * side
         ours, theirs = place.levels, levels_of([int(v) for v in np.unique(weight)])
         fill = self._fill(ours, node)
@@ -611,8 +614,8 @@ class _Emitter:
             source = (high + 2 * place.margin) * (wide + 2 * place.margin) * place.words
             self._pads(
                 node,
-                f"regroup((uint64_t *)(void *)B_{node.inputs[0]}, {high}, {wide}, {place.margin}, {place.words},"
-                f" {ours.planes}, {source}, {groups}, {inputs}, {pad}, {pattern},"
+                f"regroup((uint64_t *)(void *)B_{node.inputs[0]}, {high}, {wide}, {place.margin},"
+                f" {place.words}, {ours.planes}, {source}, {groups}, {inputs}, {pad}, {pattern},"
                 f" (uint64_t *)(void *)B_{block}, from, to);",
                 high + 2 * pad,
             )
@@ -641,8 +644,8 @@ class _Emitter:
             if small:
                 flat = packed(bits.transpose(0, 2, 3, 1).reshape(outputs, -1))  # (tap, channel)
                 lines.append(
-                    f"small_groups_row({own}, {self._constant(flat, 'uint64_t')}, {table}, {taps}, {inputs}, {groups},"
-                    f" {each}, {stride * pixel}, {width}, acc);"
+                    f"small_groups_row({own}, {self._constant(flat, 'uint64_t')}, {table}, {taps}, {inputs},"
+                    f" {groups}, {each}, {stride * pixel}, {width}, acc);"
                 )
             else:
                 order = self._lane_words(bits, groups, words)
@@ -656,8 +659,8 @@ class _Emitter:
                 else:
                     lines.append(f"    for (c = 0; c < {groups}; c++)")
                     lines.append(
-                        f"        count_row({own} + c * {words}, {name} + (size_t)c * {block_words}, &r, {width},"
-                        f" {lanes // LANES}, acc + c * {lanes}, {acc_row});"
+                        f"        count_row({own} + c * {words}, {name} + (size_t)c * {block_words}, &r,"
+                        f" {width}, {lanes // LANES}, acc + c * {lanes}, {acc_row});"
                     )
                 lines.append("}")
             if single:
@@ -672,8 +675,8 @@ class _Emitter:
             sums = weight.reshape(outputs, inputs, taps).sum(1).T * (fill - how["pad_value"])
             tensor = np.stack([self._lanes_of(s, groups, row) for s in sums])
             lines.append(
-                f"take_off_edges({name}, {self._constant(tensor, 'int32_t')}, {row}, {width}, {side}, {stride},"
-                f" {dilation}, {pad}, {high}, {wide}, oy);"
+                f"take_off_edges({name}, {self._constant(tensor, 'int32_t')}, {row}, {width}, {side},"
+                f" {stride}, {dilation}, {pad}, {high}, {wide}, oy);"
             )
         if groups > 1 and not small and row != outputs:
             lines.append(f"close_ranks({name}, {groups}, {each}, {lanes}, {row}, {width});")
@@ -718,9 +721,9 @@ class _Emitter:
         self._float_row(lines, channels * width)
         numbers = [*how["kernel"], *how["stride"], *how["padding"], *how["dilation"]]
         lines.append(
-            f"pool_row({self._float(node.inputs[0])}, {self._stride(node.inputs[0])}, {high}, {wide}, {channels},"
-            f" {', '.join(map(str, numbers))}, {int(how['function'] == 'mean')}, {int(how['counts_padding'])},"
-            f" {how['divisor'] or 0}, oy, {width}, y);"
+            f"pool_row({self._float(node.inputs[0])}, {self._stride(node.inputs[0])}, {high}, {wide},"
+            f" {channels}, {', '.join(map(str, numbers))}, {int(how['function'] == 'mean')},"
+            f" {int(how['counts_padding'])}, {how['divisor'] or 0}, oy, {width}, y);"
         )
         return lines, channels, "y"
 
@@ -772,8 +775,9 @@ class _Emitter:
             size = self.graph.shape_of(part)[-1]
             if self.inside.get(part) != (node.name, at):
                 lines.append(
-                    f"copy_channels({self._float(part)} + {rows} * {self._stride(part)}, {self._stride(part)}, {size},"
-                    f" {self._float(node.name, at)} + {rows} * {place.stride}, {place.stride}, {width});"
+                    f"copy_channels({self._float(part)} + {rows} * {self._stride(part)},"
+                    f" {self._stride(part)}, {size}, {self._float(node.name, at)}"
+                    f" + {rows} * {place.stride}, {place.stride}, {width});"
                 )
             at += size
         lines.append(f"const float *y = {self._float(node.name)} + {rows} * {place.stride}; (void)y;")
