@@ -45,7 +45,7 @@ def export(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model = binas.export(net, folder + "/net.binas", example=torch.zeros(1, 3, 6, 6))
         >>> model.sizes()["1-bit"]
-        27
+        28
     """
     from binas.deploy.c.folder import write_folder
     from binas.deploy.export import export_module

@@ -74,11 +74,11 @@ def timings(
         nchw = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
         for name in against:
             if name not in _OTHERS:
-                raise UserError(f"bench: --against: '{name}' is none of {', '.join(_OTHERS)}")
+                raise UserError(f"bench: against: '{name}' is none of {', '.join(_OTHERS)}")
             try:
                 runs[name] = _OTHERS[name](file, module, nchw)
             except ImportError:
-                raise UserError(f"bench: --against {name}: it is not installed: pip install {name}") from None
+                raise UserError(f"bench: against {name}: it is not installed: pip install {name}") from None
         return measured(runs, rounds)
 
 
@@ -129,7 +129,7 @@ def _torch(file: Path, module: nn.Module | None, image: Array) -> Run:
     import torch
 
     if module is None:
-        raise UserError("bench: --against torch: a .binas file has no torch network; give the checkpoint")
+        raise UserError("bench: against torch: a .binas file has no torch network; give the checkpoint")
     torch.set_num_threads(1)
     network, given = module.eval(), torch.from_numpy(image)
 

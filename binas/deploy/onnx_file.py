@@ -40,7 +40,7 @@ def write_onnx(model: Model, path: Path) -> int:
     try:
         import onnx
     except ImportError:
-        raise UserError("export: --format onnx needs the package onnx: pip install 'binas[onnx]'") from None
+        raise UserError("export: the format onnx needs the package onnx: pip install 'binas[onnx]'") from None
     made = _Writer(model.graph).model()
     text = model.text
     for key, value in (

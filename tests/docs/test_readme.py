@@ -52,6 +52,7 @@ def commands() -> list[list[str]]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with what the README presumes: images in class folders, and its Python files."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BINAS_CACHE", str(tmp_path / "cache"))
     generator = torch.Generator().manual_seed(0)
     for label in ("cats", "dogs"):
         (tmp_path / "my_images" / label).mkdir(parents=True)
