@@ -51,19 +51,24 @@ class Step:
 
 
 def timings(
-    model: Model, module: nn.Module | None, against: tuple[str, ...], rounds: int = 30
+    model: Model,
+    module: nn.Module | None,
+    against: tuple[str, ...],
+    rounds: int = 30,
+    threads: int = 1,
 ) -> dict[str, Timing]:
-    """The model's time and those of others for the same network, one thread each.
+    """The model's time and those of others for the same network, with so many threads each.
 
     Args:
         module: the network, for torch.
         against: of torch, onnxruntime, openvino.
         rounds: each runtime is measured once in each.
+        threads: of each runtime.
     Raises:
         UserError: one of them is not installed, or there is nothing for it to run.
     """
     image = np.random.default_rng(0).normal(size=model.graph.input_shape).astype(np.float32)
-    loaded = Loaded(model)
+    loaded = Loaded(model, threads=threads)
     runs: dict[str, Run] = {f"binas ({loaded.runs_on})": lambda: loaded.scores(image)}
     with TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
@@ -76,7 +81,7 @@ def timings(
             if name not in _OTHERS:
                 raise UserError(f"bench: against: '{name}' is none of {', '.join(_OTHERS)}")
             try:
-                runs[name] = _OTHERS[name](file, module, nchw)
+                runs[name] = _OTHERS[name](file, module, nchw, threads)
             except ImportError:
                 raise UserError(f"bench: against {name}: it is not installed: pip install {name}") from None
         return measured(runs, rounds)
@@ -125,12 +130,12 @@ def steps(model: Model, rounds: int = 30) -> list[Step]:
     ]
 
 
-def _torch(file: Path, module: nn.Module | None, image: Array) -> Run:
+def _torch(file: Path, module: nn.Module | None, image: Array, threads: int) -> Run:
     import torch
 
     if module is None:
         raise UserError("bench: against torch: a .binas file has no torch network; give the checkpoint")
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     network, given = module.eval(), torch.from_numpy(image)
 
     def run() -> Any:
@@ -140,25 +145,25 @@ def _torch(file: Path, module: nn.Module | None, image: Array) -> Run:
     return run
 
 
-def _onnxruntime(file: Path, module: nn.Module | None, image: Array) -> Run:
+def _onnxruntime(file: Path, module: nn.Module | None, image: Array, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"input": image})
 
 
-def _openvino(file: Path, module: nn.Module | None, image: Array) -> Run:
+def _openvino(file: Path, module: nn.Module | None, image: Array, threads: int) -> Run:
     import openvino
 
     core = openvino.Core()
-    how = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    how = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     request = core.compile_model(core.read_model(str(file)), "CPU", how).create_infer_request()
     return lambda: request.infer({0: image})
 
 
-_OTHERS: dict[str, Callable[[Path, Any, Array], Run]] = {
+_OTHERS: dict[str, Callable[[Path, Any, Array, int], Run]] = {
     "torch": _torch,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,

@@ -67,7 +67,7 @@ def compiled(program: Program, *, arch: str = "-march=native", defines: tuple[st
             (Path(own) / "model.h").write_text(program.header, encoding="utf-8")
             made = Path(own) / "model.so"
             done = subprocess.run(
-                [*command, "-o", str(made), str(source), "-lm"], capture_output=True, text=True
+                [*command, "-o", str(made), str(source), "-lm", "-lpthread"], capture_output=True, text=True
             )
             if done.returncode:
                 words = next(

@@ -45,18 +45,28 @@ class Loaded:
     Args:
         model: what it computes.
         arch: the compiler's word for the processor; empty: the portable program.
+        threads: that share the rows of each step.
         slow: run the NumPy reference in place of the C program.
         defines: names that the program is compiled with.
     """
 
     def __init__(
-        self, model: Model, *, arch: str = "-march=native", slow: bool = False, defines: tuple[str, ...] = ()
+        self,
+        model: Model,
+        *,
+        arch: str = "-march=native",
+        threads: int = 1,
+        slow: bool = False,
+        defines: tuple[str, ...] = (),
     ) -> None:
         self.model, self.program = model, None
         self._lock = threading.Lock()
         self._library: ctypes.CDLL | None = None
+        if threads < 1:
+            raise UserError(f"deploy: threads: at least 1 is needed, not {threads}")
         if slow:
             return
+        defines = (*defines, f"BINAS_THREADS={threads}") if threads > 1 else defines
         if find_compiler() is None:
             LOGGER.warning(
                 "no C compiler: the slow reference runs in its place; install a compiler, or binas[deploy]"

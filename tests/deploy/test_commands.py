@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import pytest
 from PIL import Image
 
 import binas
+from binas.cli.main import main
 from binas.deploy import reference
 from binas.deploy.compiler import find_compiler
 from binas.deploy.model_file import read_model
 from binas.deploy.runtime import Loaded, load
 from tests.deploy.programs import exported, image_of, shaken
+from tests.pages import program_of
 
 Runner = Callable[..., tuple[int, str, str]]
 STAGES = "[{name: binary, epochs: 1}]"
@@ -27,7 +30,6 @@ STAGES = "[{name: binary, epochs: 1}]"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A retrained genotype of digits, and pictures."""
-    from binas.cli.main import main
 
     folder = tmp_path_factory.mktemp("deploy")
     before = Path.cwd()
@@ -148,3 +150,33 @@ def test_onnx_computes_the_same(name: str, tmp_path: Path) -> None:
             expected = reference.run(model.graph, image)[model.graph.output]
             (found,) = session.run(None, {"input": np.ascontiguousarray(image.transpose(2, 0, 1)[None])})
             assert np.abs(found[0] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
+def test_threads_share_rows_and_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BINAS_CACHE", str(tmp_path))
+    network = binas.create_model("reactnet_a", num_classes=10, image_size=32, width=0.25)
+    model = exported(shaken(network), 3, 32, 32)
+    one, three = Loaded(model), Loaded(model, threads=3)
+    for seed in range(20):
+        image = image_of(model, seed)
+        assert np.array_equal(one.scores(image), three.scores(image))
+
+
+def test_the_program_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BINAS_CACHE", str(tmp_path / "cache"))
+    exec(compile(program_of("docs/deploy.md", "load("), "docs/deploy.md", "exec"), {})
+    assert (tmp_path / "net.binas").stat().st_size < 20_000
+
+
+def test_prediction_by_a_file_imports_no_torch(run: Path) -> None:
+    code = (
+        "import sys; from binas.cli.main import main; status = main(sys.argv[1:]);"
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    words = [sys.executable, "-c", code, "predict", "runs/r/model.binas", "pictures/a.png"]
+    if not (run / "runs/r/model.binas").exists():
+        assert main(["export", str(run / "runs/r"), "--images", "0"]) == 0
+    done = subprocess.run(words, cwd=run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

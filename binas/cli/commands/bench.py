@@ -14,7 +14,7 @@ from binas.plugins import load_plugins
 from binas.registries import REGISTRIES
 
 DESCRIPTION = """\
-One image at a time on one thread. All runtimes take turns in one process; the others run the same network
+One image at a time. All runtimes take turns in one process; the others run the same network
 with its signs as float operators. The first network is the C program of `binas export`."""
 
 
@@ -26,6 +26,7 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add(
         "--against", default="", metavar="NAME,…", help="of torch, onnxruntime, openvino, separated by commas"
     )
+    arguments.add("--threads", type=int, default=1, help="of each runtime (default: 1)")
     arguments.add(
         "--rounds", type=int, default=30, help="each runtime is measured once in each (default: 30)"
     )
@@ -49,7 +50,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     from binas.run.files import write_atomic
     from binas.run.machine import machine_words
 
-    for name in ("rounds", "image_size", "num_classes"):
+    for name in ("threads", "rounds", "image_size", "num_classes"):
         if getattr(options, name) < 1:
             raise UserError(f"bench: --{name.replace('_', '-')}: {getattr(options, name)}: 1 is the least")
     plugins = () if is_model_file(options.model) else load_plugins(options.plugins, REGISTRIES)
@@ -57,7 +58,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         options.model, plugins, num_classes=options.num_classes, image_size=options.image_size
     )
     against = tuple(word for word in options.against.split(",") if word)
-    found = timings(opened.model, opened.module, against, options.rounds)
+    found = timings(opened.model, opened.module, against, options.rounds, options.threads)
     parts = steps(opened.model, options.rounds)
     total = sum(part.milliseconds for part in parts) or 1.0
     shares = {
@@ -68,7 +69,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
         "model": str(options.model),
         "hash": opened.model.hash,
         "machine": machine_words(),
-        "threads": 1,
+        "threads": options.threads,
         "runtimes": {name: asdict(timing) for name, timing in found.items()},
         "shares": shares,
         "steps": [asdict(part) for part in parts],
@@ -80,13 +81,14 @@ def run(options: Namespace, overrides: Overrides) -> int:
         print(json.dumps(document))
         return 0
     own = next(iter(found.values())).median
-    print(f"{machine_words()}, one thread, one image, {options.rounds} rounds")
+    count = "one thread" if options.threads == 1 else f"{options.threads} threads"
+    print(f"{machine_words()}, {count}, one image, {options.rounds} rounds")
     print(f"{'runtime':28} {'ms':>9} {'10 % to 90 %':>18} {'× binas':>8}")
     for name, timing in found.items():
         spread = f"{timing.low:.3f}–{timing.high:.3f}"
         print(f"{name:28} {timing.median:9.3f} {spread:>18} {timing.median / own:8.2f}")
     words = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
-    print(f"\ntime of the program's steps: {words}")
+    print(f"\ntime of the program's steps, one thread: {words}")
     for part in sorted(parts, key=lambda p: -p.milliseconds)[: options.layers]:
         bar = "█" * round(30 * part.milliseconds / total)
         print(f"{part.milliseconds:8.3f} ms  {part.kind:5}  {part.source[:40]:40} {bar}")

@@ -8,12 +8,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from binas.cli.arguments import Arguments, plugins
-from binas.cli.session import Overrides
 from binas.errors import UserError
-from binas.plugins import load_plugins
-from binas.registries import REGISTRIES
+
+if TYPE_CHECKING:
+    from binas.plugins import PluginRecord
 
 DESCRIPTION = "An unreadable image is told and left out; the exit status is then 1."
 
@@ -29,7 +30,7 @@ def add_arguments(arguments: Arguments) -> None:
     plugins(arguments)
 
 
-def run(options: Namespace, overrides: Overrides) -> int:
+def run(options: Namespace, overrides: object) -> int:
     """binas predict"""
     from binas.deploy.opening import is_model_file, open_model
     from binas.deploy.runtime import Loaded
@@ -37,7 +38,12 @@ def run(options: Namespace, overrides: Overrides) -> int:
     if options.json and options.csv:
         raise UserError("predict: --json and --csv are two outputs; leave one out")
     files = list(_files([Path(one) for one in options.images]))
-    plugins = () if is_model_file(options.model) else load_plugins(options.plugins, REGISTRIES)
+    plugins: tuple[PluginRecord, ...] = ()
+    if not is_model_file(options.model):
+        from binas.plugins import load_plugins
+        from binas.registries import REGISTRIES
+
+        plugins = load_plugins(options.plugins, REGISTRIES)
     loaded = Loaded(open_model(options.model, plugins).model)
     writer = csv.writer(sys.stdout)
     if options.csv:

@@ -18,6 +18,8 @@ from binas.errors import UserError
 
 LANES, FLOAT_LANES = 16, 32
 """Output channels in a block of weights; the same numbers stand in kernels.h."""
+WORTH_THREADS = 200_000
+"""Instructions from which sharing a step between threads pays for their meeting."""
 SMALL_GROUP = 64
 """Bits of a small group: taps × channels that one word holds."""
 
@@ -100,7 +102,7 @@ class _Emitter:
         self.alias: dict[str, Place] = {}
         self.bits: dict[str, BitPlace] = {}
         self.body: list[str] = []
-        self.calls: list[tuple[str, int]] = []
+        self.calls: list[tuple[str, int, bool]] = []
         self.told: list[tuple[str, str, str]] = []
         self.sums: list[tuple[Node, int]] = []
 
@@ -115,7 +117,10 @@ class _Emitter:
         outputs = math.prod(self.nodes[self.graph.output].shape)
         kernels = files("binas.deploy.c").joinpath("kernels.h").read_text(encoding="utf-8")
         frame = files("binas.deploy.c").joinpath("frame.c").read_text(encoding="utf-8")
-        calls = "\n".join(f"    RUN(g{f}, {rows});" for f, rows in self.calls)
+        calls = "\n".join(
+            f"    RUN(g{f}, {rows}, {'RUN_ALL' if is_large else 'RUN_ONE'});"
+            for f, rows, is_large in self.calls
+        )
         words = {
             "NAME": self.name,
             "UPPER": self.name.upper(),
@@ -296,13 +301,23 @@ class _Emitter:
         text += ["    (void)spare; (void)p; (void)c;"]
         text += ["    for (oy = from; oy < to; oy++) {", *[f"        {line}" for line in lines], "    }", "}"]
         self.body.append("\n".join(text))
-        self.calls.append((str(number), height))
+        self.calls.append((str(number), height, self._work(group) >= WORTH_THREADS))
         kind = "glue"
         if about.op == "binary_convolution":
             kind = "1-bit"
         elif about.op in ("convolution", "linear"):
             kind = "real"
         self.told.append((f"g{number}", about.source, kind))
+
+    @staticmethod
+    def _work(group: Group) -> int:
+        """About how many instructions a group takes."""
+        root = group.root
+        found = math.prod(group.shape) * (1 + len(group.followers))
+        if root is not None and "weight" in root.tensors:
+            terms = root.tensors["weight"][0].size
+            found += root.size * (-(-terms // WORD) if root.op == "binary_convolution" else terms)
+        return found
 
     def _row_scratch(self, lines: list[str], kind: str, name: str, count: int, used: list[int]) -> None:
         lines.append(f"{kind} *{name} = ({kind} *)(void *)(spare + {used[0]});")
@@ -546,7 +561,7 @@ class _Emitter:
         self.body.append(
             f"static void g{number}(int from, int to, int thread)\n{{\n    (void)thread;\n    {call}\n}}"
         )
-        self.calls.append((number, rows))
+        self.calls.append((number, rows, False))
         self.told.append((f"g{number}", node.source, "glue"))
 
     def _margin(self, node: Node) -> None:
