@@ -121,6 +121,7 @@ class _Emitter:
             f"    RUN(g{f}, {rows}, {'RUN_ALL' if is_large else 'RUN_ONE'});"
             for f, rows, is_large in self.calls
         )
+        is_shared = any(is_large for _, _, is_large in self.calls)
         words = {
             "NAME": self.name,
             "UPPER": self.name.upper(),
@@ -137,6 +138,8 @@ class _Emitter:
             ),
             "CONSTANTS": "\n".join(self.constants),
             "GROUPS": "\n".join(self.body),
+            "BEGIN": "    BEGIN_THREADS\n" if is_shared else "",
+            "END": "    END_THREADS\n" if is_shared else "",
             "CALLS": calls,
             "RESULT": self._float(self.graph.output, 0),
             "SUMS": "\n".join(f"static int32_t S_{n.name}[{n.size}];" for n, _ in self.sums),

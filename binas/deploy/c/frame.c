@@ -77,7 +77,7 @@ static void *worker(void *number)
     return NULL;
 }
 
-static void begin_threads(void)
+UNUSED static void begin_threads(void)
 {
     static int numbers[BINAS_THREADS];
     pthread_mutex_lock(&gate);
@@ -94,14 +94,14 @@ static void begin_threads(void)
     pthread_mutex_unlock(&gate);
 }
 
-static void end_threads(void)
+UNUSED static void end_threads(void)
 {
     pthread_mutex_lock(&gate);
     __atomic_store_n(&running, 0, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&gate);
 }
 
-static void in_threads(void (*g)(int, int, int), int rows)
+UNUSED static void in_threads(void (*g)(int, int, int), int rows)
 {
     int t;
     step = g;
@@ -144,10 +144,8 @@ void @NAME@_run(const float *image, float *scores)
     int at = 0;
 #endif
     memcpy(B_input, image, sizeof(float) * @INPUTS@);
-    BEGIN_THREADS
-@CALLS@
-    END_THREADS
-    memcpy(scores, @RESULT@, sizeof(float) * @OUTPUTS@);
+@BEGIN@@CALLS@
+@END@    memcpy(scores, @RESULT@, sizeof(float) * @OUTPUTS@);
 }
 
 const char *@NAME@_isa(void)
