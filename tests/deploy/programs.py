@@ -41,6 +41,17 @@ def image_of(model: Model, seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).normal(size=model.graph.input_shape).astype(np.float32)
 
 
+def check_reference(module: nn.Module, model: Model, seed: int = 0) -> None:
+    """The reference gives the module's scores but for rounding."""
+    from binas.deploy import reference
+
+    image = image_of(model, seed)
+    scores = reference.run(model.graph, image)[model.graph.output].reshape(-1)
+    with torch.no_grad():
+        theirs = module(torch.from_numpy(image.transpose(2, 0, 1)[None]))[0].numpy()
+    assert np.abs(scores - theirs).max() <= 1e-4 * max(np.abs(theirs).max(), 1e-3)
+
+
 def check_program(module: nn.Module, model: Model, arch: str = "-march=native", images: int = 2) -> None:
     """The C program gives the reference's bits in all sums and scores, and the module's scores nearly."""
     from binas.deploy import reference
