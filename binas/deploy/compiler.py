@@ -15,7 +15,15 @@ from pathlib import Path
 from binas.deploy.c.emit import Program
 from binas.errors import UserError
 
-FLAGS = ("-O3", "-std=c99", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = (
+    "-O3",
+    "-std=c99",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-strict-aliasing",
+    "-shared",
+    "-fPIC",
+)
 
 
 def find_compiler() -> list[str] | None:

@@ -48,6 +48,12 @@ def test_a_published_network(name: str) -> None:
     check_program(shaken(module), exported(module, 3, 32, 32), images=1)
 
 
+def test_nothing_is_left_out_by_an_optimizing_compiler() -> None:
+    """GCC 12 did, with -O3, in a step that packs two thresholds of one sum."""
+    module = shaken(binas.create_network("pc_darts_image", num_classes=5, init_channels=12, num_cells=3))
+    check_program(module, exported(module, 3, 16, 15), images=1)
+
+
 class Small(nn.Module):
     """Batch-norm, binary convolution, batch-norm, activation, another one, mean."""
 

@@ -297,7 +297,7 @@ class _Emitter:
         about = group.nodes[0]
         text = [
             f"/* {about.source or about.op} */",
-            f"static void g{number}(int from, int to, int thread)",
+            f"APART static void g{number}(int from, int to, int thread)",
             "{",
         ]
         text += ["    unsigned char *spare = scratch.bytes[thread];", "    int oy, p, c;"]
@@ -562,7 +562,7 @@ class _Emitter:
         """A function of its own that runs before the group."""
         number = f"{self.group_of[node.name]}_{name}"
         self.body.append(
-            f"static void g{number}(int from, int to, int thread)\n{{\n    (void)thread;\n    {call}\n}}"
+            f"APART static void g{number}(int from, int to, int thread)\n{{\n    (void)thread;\n    {call}\n}}"
         )
         self.calls.append((number, rows, False))
         self.told.append((f"g{number}", node.source, "glue"))
