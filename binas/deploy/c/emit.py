@@ -562,7 +562,8 @@ class _Emitter:
         """A function of its own that runs before the group."""
         number = f"{self.group_of[node.name]}_{name}"
         self.body.append(
-            f"APART static void g{number}(int from, int to, int thread)\n{{\n    (void)thread;\n    {call}\n}}"
+            f"APART static void g{number}(int from, int to, int thread)\n{{\n    (void)thread;\n"
+            f"    {call}\n}}"
         )
         self.calls.append((number, rows, False))
         self.told.append((f"g{number}", node.source, "glue"))
