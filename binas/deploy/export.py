@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from binas import __version__
 from binas.binarize import binary_convolutions
-from binas.deploy import reference
 from binas.deploy.capture import capture
 from binas.deploy.graph import Array, Graph
 from binas.deploy.lower import lower
@@ -119,9 +118,3 @@ def real_layers(module: nn.Module, graph: Graph) -> list[str]:
         for node in graph.nodes
         if node.op in ("convolution", "linear") and node.source not in binary
     ]
-
-
-def reference_scores(graph: Graph, image: Array) -> Array:
-    """The scores of the NumPy reference."""
-    found: Array = reference.run(graph, image)[graph.output].reshape(-1)
-    return found

@@ -634,10 +634,8 @@ class _Lowering:
     def _convolve(self, value: Any, number: int, base: int, size: Sequence[int]) -> Value:
         layer = self.layers[number]
         conv = layer.conv
-        levels = sorted(conv.activation_binarizer.levels)
         name = self._name(value)
-        if layer.steps and list(self._levels_of[name]) != levels:
-            levels = sorted(self._levels_of[name])
+        levels = self._levels_of[name] if layer.steps else sorted(conv.activation_binarizer.levels)
         if self.kinds[name] == "real":  # codes that were computed with the input's statistics
             between = np.array([(a + b) / 2 for a, b in itertools.pairwise(levels)], np.float32)
             steps = Steps(
@@ -747,9 +745,8 @@ def _operator(node: fx.Node) -> str:
 
 
 def _in_place(node: fx.Node) -> bool:
-    return str(node.target).removesuffix(".default").split(".")[1:2] != [] and str(node.target).split(".")[
-        1
-    ].endswith("_")
+    schema: Any = getattr(node.target, "_schema", None)
+    return schema is not None and schema.name.endswith("_")
 
 
 def _is(node: fx.Node, name: str) -> bool:

@@ -180,7 +180,7 @@ class _Emitter:
         self._block(INPUT, math.prod(self.graph.input_shape) * 4, -1)
         self.inside = inside
         for node in reversed(self.graph.nodes):
-            if node.kind == "codes" or not (self._is_stored(node) or node.op in ("concat",)):
+            if node.kind == "codes" or not (self._is_stored(node) or node.op == "concat"):
                 continue
             if node.op in ("view", "constant"):
                 continue
