@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from binas.engine.batch_norm import batch_norms
+from binas.kernels.batch_norm.statistics import counted, follow
 from binas.run.distributed import all_reduce_sum, num_ranks
 
 
@@ -81,27 +82,18 @@ class _Forward:
         module = self.module
         if not (module.training and module.across_ranks and num_ranks() > 1):
             return type(module).forward(module, x)
-        running = (module.running_mean, module.running_var) if module.track_running_stats else (None, None)
-        rate = 0.0
-        if running[0] is not None and module.num_batches_tracked is not None:
-            module.num_batches_tracked.add_(1)
-            rate = module.momentum if module.momentum is not None else 1 / float(module.num_batches_tracked)
         if x.is_cuda:
-            return _on_cuda(module, x, running, rate)
+            return _on_cuda(module, x)
         y, mean, variance, count = _Normalize.apply(x, module.weight, module.bias, module.eps)
-        if running[0] is not None and running[1] is not None:
-            with torch.no_grad():
-                running[0].mul_(1 - rate).add_(mean.to(running[0].dtype), alpha=rate)
-                unbiased = variance * (count / (count - 1))
-                running[1].mul_(1 - rate).add_(unbiased.to(running[1].dtype), alpha=rate)
+        follow(module, mean, variance, count)
         return y  # type: ignore[no-any-return]
 
 
-def _on_cuda(
-    module: _BatchNorm, x: Tensor, running: tuple[Tensor | None, Tensor | None], rate: float
-) -> Tensor:
+def _on_cuda(module: _BatchNorm, x: Tensor) -> Tensor:
     from torch.nn.modules._functions import SyncBatchNorm
 
+    rate = counted(module)
+    running = (module.running_mean, module.running_var) if module.track_running_stats else (None, None)
     return SyncBatchNorm.apply(  # type: ignore[no-any-return]
         x, module.weight, module.bias, *running, module.eps, rate, dist.group.WORLD, num_ranks()
     )

@@ -157,6 +157,7 @@ def test_other_ways_to_count_by_hand() -> None:
     assert data.without_reduction_skips(profile) == {"flops": 0, "bops": 7040, "ops": 110}
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from binas.kernels.batch_norm.statistics import follow
 from binas.kernels.compiled import is_available
 from binas.kernels.layouts.channels_last import channels_first
 from binas.kernels.threads import Team
@@ -62,15 +63,7 @@ class PlainBatchNorm2d(nn.BatchNorm2d):
         if not self._is_fast(input):
             return super().forward(input)
         y, mean, variance = _Normalize.apply(input, self.eps)
-        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            count = input.numel() // input.shape[1]
-            rate = self.momentum or 0.0
-            with torch.no_grad():
-                self.running_mean.mul_(1 - rate).add_(mean.to(input.dtype), alpha=rate)
-                unbiased = (variance * count / (count - 1)).to(input.dtype)
-                self.running_var.mul_(1 - rate).add_(unbiased, alpha=rate)
-                if self.num_batches_tracked is not None:
-                    self.num_batches_tracked.add_(1)
+        follow(self, mean, variance, input.numel() // input.shape[1])
         return y  # type: ignore[no-any-return]
 
     def _is_fast(self, x: Tensor) -> bool:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from binas.binarize import BinaryConv2d
 from binas.binarize.schemes.straight_through import HardTanhSign, Sign, StraightThrough
 from binas.kernels.batch_norm.plain import PlainBatchNorm2d
+from binas.kernels.batch_norm.statistics import follow
 from binas.kernels.layouts.images_last import (
     as_last,
     can_be_last,
@@ -304,8 +305,7 @@ def sign_conv(
         return _SignConv.apply(conv, affine, _window(conv), x, None, None, kernel, scale)  # type: ignore[no-any-return]
     batch = moments(x) if found is None else found()
     affine = _affine(norm, batch, x.shape[1])
-    if norm.track_running_stats:
-        _follow(norm, batch, x.numel() // x.shape[1])
+    follow(norm, batch.mean, batch.variance, x.numel() // x.shape[1])
     return _SignConv.apply(  # type: ignore[no-any-return]
         conv, affine, _window(conv), x, norm.weight, norm.bias, kernel, scale
     )
@@ -319,14 +319,3 @@ def _window(conv: BinaryConv2d) -> float:
         case Sign(window=window) if window is not None:
             return window
     return float("inf")
-
-
-@torch.no_grad()
-def _follow(norm: nn.BatchNorm2d, batch: Moments, count: int) -> None:
-    rate = norm.momentum or 0.0
-    if norm.running_mean is not None and norm.running_var is not None:
-        norm.running_mean.mul_(1 - rate).add_(batch.mean.to(norm.running_mean.dtype), alpha=rate)
-        unbiased = (batch.variance * count / (count - 1)).to(norm.running_var.dtype)
-        norm.running_var.mul_(1 - rate).add_(unbiased, alpha=rate)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
