@@ -6,6 +6,7 @@ from typing import Any
 
 from binas.binarize import ACTIVATION_BINARIZERS, GRADIENT_QUANTIZERS, WEIGHT_BINARIZERS
 from binas.data.datasets import DATASETS
+from binas.deploy import measures as measures  # registers those of exported networks
 from binas.models import MODELS
 from binas.ops import NONLINEARITIES, OPS
 from binas.profile import MEASURES

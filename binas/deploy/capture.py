@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.binarize.contract import ActivationBinarizer, Bases
 from binas.binarize.linear import BinaryLinear
 from binas.deploy.bisection import steps_of_reals
+from binas.deploy.planes import LARGEST_CODE
 from binas.deploy.steps import NotAStep, Steps
 from binas.errors import UserError
 
@@ -44,6 +45,10 @@ def _(x: Tensor, layer: int, base: int) -> Tensor:
 @convolve.register_fake
 def _(codes: Tensor, layer: int, base: int, size: list[int]) -> Tensor:
     return codes.new_empty((codes.shape[0], *size))
+
+
+StepsAndScales = tuple[tuple[Steps, ...], tuple[Tensor | None, ...]]
+Known = dict[tuple[Any, ...], StepsAndScales]
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,11 @@ def capture(module: nn.Module, example: Tensor) -> Captured:
     """
     module = copy.deepcopy(module).eval().cpu().float()
     layers: list[CapturedLayer] = []
+    known: Known = {}
     for name, conv in list(binary_convolutions(module)):
-        standin = _StandIn(conv, name, len(layers))
+        with torch.random.fork_rng(devices=[]):  # binarizers are asked with random numbers
+            torch.manual_seed(0)
+            standin = _StandIn(conv, name, len(layers), known)
         layers.append(standin.layer)
         if not name:
             module = standin
@@ -106,20 +114,20 @@ def capture(module: nn.Module, example: Tensor) -> Captured:
 class _StandIn(nn.Module):
     """A binary convolution whose steps and sums are single operators."""
 
-    def __init__(self, conv: BinaryConv2d, name: str, number: int) -> None:
+    def __init__(self, conv: BinaryConv2d, name: str, number: int, known: Known) -> None:
         super().__init__()
         self.number, self.is_linear = number, isinstance(conv, BinaryLinear)
         self.conv = conv
         self.exact = conv.binarize_activations and conv.binarize_weights and _pads_by_code(conv)
         with torch.no_grad():
             kernels = conv._kernels() if conv.binarize_weights else [(conv.weight, None)]
-        if any((codes != codes.round()).any() for codes, _ in kernels):
+        if any((codes != codes.round()).any() or codes.abs().max() > LARGEST_CODE for codes, _ in kernels):
             self.exact = False
         for base, (codes, scale) in enumerate(kernels):
             self.register_buffer(f"kernel_{base}", codes.detach().clone())
             self.register_buffer(f"weight_scale_{base}", None if scale is None else scale.detach().clone())
         self.num_kernels = len(kernels)
-        steps, scales = _steps_of(conv) if self.exact else ((), ())
+        steps, scales = _known_steps(conv, known) if self.exact else ((), ())
         for base, scale in enumerate(scales):
             self.register_buffer(f"input_scale_{base}", scale)
         self.layer = CapturedLayer(name, conv, tuple(codes for codes, _ in kernels), steps)
@@ -172,7 +180,19 @@ def _pads_by_code(conv: BinaryConv2d) -> bool:
     return conv.padding == 0 or conv.pad_value == 0 or float(conv.pad_value).is_integer()
 
 
-def _steps_of(conv: BinaryConv2d) -> tuple[tuple[Steps, ...], tuple[Tensor | None, ...]]:
+def _known_steps(conv: BinaryConv2d, known: Known) -> StepsAndScales:
+    """As `_steps_of`; asked once of binarizers that learn nothing and are alike."""
+    binarizer = conv.activation_binarizer
+    if any(True for _ in (*binarizer.parameters(), *binarizer.buffers())):
+        return _steps_of(conv)
+    options = {key: value for key, value in vars(binarizer).items() if not key.startswith("_")}
+    key = (type(binarizer), conv.in_channels, repr(sorted(options.items())))
+    if key not in known:
+        known[key] = _steps_of(conv)
+    return known[key]
+
+
+def _steps_of(conv: BinaryConv2d) -> StepsAndScales:
     """The steps and scales of a layer's activations; none where they are no functions of single numbers."""
     binarizer = conv.activation_binarizer
     levels = tuple(sorted(binarizer.levels))

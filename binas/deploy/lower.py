@@ -32,6 +32,9 @@ UNARY = {
     "abs": "abs",
     "neg": "neg",
     "sqrt": "sqrt",
+    "floor": "floor",
+    "ceil": "ceil",
+    "round": "round",
     "exp": "exp",
     "silu": "silu",
     "hardswish": "hardswish",
@@ -68,6 +71,8 @@ MOVES = {
     "view_as",
     "unflatten",
     "narrow",
+    "roll",
+    "upsample_nearest2d",
 }
 NOTHING = {
     "contiguous",
@@ -287,7 +292,11 @@ class _Lowering:
                 index = torch.arange(math.prod(value.shape)).reshape(value.shape)
             moved = torch.nn.functional.pad(index, arguments[1], value=-1)
             return Value(value.name, tuple(moved.shape), moved, number)
+        if name == "upsample_nearest2d":  # which torch does to real numbers only
+            index = index.double()
         moved = node.target(index, *arguments[1:], **words)  # type: ignore[operator]
+        if name == "upsample_nearest2d":
+            moved = moved.long()
         if isinstance(moved, list | tuple):
             return tuple(Value(value.name, tuple(one.shape), one, fill) for one in moved)
         return Value(value.name, tuple(moved.shape), moved, fill)
@@ -382,6 +391,48 @@ class _Lowering:
 
     def _relu6(self, value: Value) -> Value:
         return self._clamp(value, 0.0, 6.0)
+
+    def _elu(self, value: Value, alpha: float = 1.0, scale: float = 1.0, inner: float = 1.0) -> Value:
+        below = self._clamp(value, None, 0.0)
+        below = self._elementwise("unary", self._binary("mul", below, inner), function="exp")
+        below = self._binary("mul", self._binary("sub", below, 1.0), alpha)
+        found = self._binary("add", self._elementwise("unary", value, function="relu"), below)
+        return found if scale == 1 else self._binary("mul", found, scale)
+
+    def _celu(self, value: Value, alpha: float = 1.0) -> Value:
+        return self._elu(value, alpha, 1.0, 1 / alpha)
+
+    def _selu(self, value: Value) -> Value:
+        return self._elu(value, 1.6732632423543772, 1.0507009873554805)
+
+    def _rrelu(self, value: Value, lower: float = 1 / 8, upper: float = 1 / 3, *_: Any) -> Value:
+        return self._leaky_relu(value, (lower + upper) / 2)
+
+    def _rsqrt(self, value: Value) -> Value:
+        return self._binary("div", 1.0, self._elementwise("unary", value, function="sqrt"))
+
+    def _reciprocal(self, value: Value) -> Value:
+        return self._binary("div", 1.0, value)
+
+    def _square(self, value: Value) -> Value:
+        return self._binary("mul", value, value)
+
+    def _pow(self, value: Any, exponent: Any) -> Value:
+        if isinstance(value, Value) and exponent == 0.5:
+            return self._elementwise("unary", value, function="sqrt")
+        if not isinstance(value, Value) or exponent not in (2, 3, 4):
+            raise self._unknown(f"pow with the exponent {exponent}")
+        found = square = self._square(value)
+        if exponent == 3:
+            found = self._binary("mul", square, value)
+        return self._square(square) if exponent == 4 else found
+
+    def _glu(self, value: Value, dim: int = -1) -> Value:
+        index = value.index
+        if index is None:
+            index = torch.arange(math.prod(value.shape)).reshape(value.shape)
+        one, two = (Value(value.name, tuple(h.shape), h, value.fill) for h in index.chunk(2, dim))
+        return self._binary("mul", one, self._elementwise("unary", two, function="sigmoid"))
 
     def _sign(self, value: Value) -> Value:
         raise self._unknown("sign, which is 0 at 0; compare instead (x >= 0)")
@@ -496,6 +547,29 @@ class _Lowering:
         kernel = [length // want for length, want in zip(lengths, wanted, strict=True)]
         return self._pool("mean", value, kernel, kernel, 0, 1, False)
 
+    def _adaptive_max_pool2d(self, value: Value, size: Any) -> tuple[Value, None]:
+        wanted = _pair(size)
+        lengths = value.shape[2:]
+        if any(length % want for length, want in zip(lengths, wanted, strict=True)):
+            raise self._unknown(f"adaptive_max_pool2d from {tuple(lengths)} to {wanted}")
+        kernel = [length // want for length, want in zip(lengths, wanted, strict=True)]
+        return self._pool("max", value, kernel, kernel, 0, 1, False), None
+
+    def _amax(self, value: Value, dims: Any = (), keep: bool = False) -> Value:
+        if sorted(d % len(value.shape) for d in dims) != [2, 3]:
+            raise self._unknown(f"amax over dimensions {list(dims)}")
+        found = self._pool("max", value, value.shape[2:], value.shape[2:], 0, 1, False)
+        return found if keep else self._flat(found, (0, 1))
+
+    def _sum(self, value: Value, dims: Any = None, keep: bool = False, **words: Any) -> Value:
+        axes = [d % len(value.shape) for d in dims or range(1, len(value.shape))]
+        count = math.prod(value.shape[axis] for axis in axes)
+        return self._binary("mul", self._mean(value, axes, keep, **words), float(count))
+
+    def _flat(self, value: Value, kept: Sequence[int]) -> Value:
+        rest = tuple(value.shape[axis] for axis in kept)
+        return Value(value.name, rest, torch.arange(math.prod(rest)).reshape(rest))
+
     def _mean(self, value: Value, dims: Any = None, keep: bool = False, **_: Any) -> Value:
         axes = sorted(d % len(value.shape) for d in dims)
         shape = [1 if d in axes else n for d, n in enumerate(value.shape)]
@@ -510,8 +584,7 @@ class _Lowering:
             raise self._unknown(f"mean over dimensions {axes}")
         if keep:
             return found
-        rest = tuple(n for d, n in enumerate(value.shape) if d not in axes)
-        return Value(found.name, rest, torch.arange(math.prod(rest)).reshape(rest))
+        return self._flat(found, [d for d in range(len(value.shape)) if d not in axes])
 
     def _cat(self, values: list[Any], dim: int = 0) -> Value:
         first = next(value for value in values if isinstance(value, Value))
@@ -647,7 +720,7 @@ class _Lowering:
             [name],
             (1, *size),
             "sums",
-            {"weight": layer.kernels[base].detach().numpy().astype(np.int8)},
+            {"weight": layer.kernels[base].detach().numpy().astype(np.int16)},
             levels=levels,
             stride=conv.stride,
             padding=conv.padding,

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from binas.config import Config
 from binas.deploy.graph import INPUT, Array, Graph, Kind, Node
 from binas.deploy.operations import OPERATIONS, check_node
-from binas.deploy.planes import levels_of
+from binas.deploy.planes import LARGEST_CODE, MOST_PLANES, levels_of
 from binas.errors import UserError
 from binas.run.files import write_atomic
 
@@ -39,8 +39,8 @@ class PackedTensor(Config):
     type: Literal["float32", "int8", "int16", "int32", "uint8", "bits"]
     lowest: int = 0
     """Of a packed integer: value = lowest + step·k, k of so many planes."""
-    step: int = Field(1, ge=1, le=255)
-    planes: int = Field(1, ge=1, le=8)
+    step: int = Field(1, ge=1, le=2 * LARGEST_CODE)
+    planes: int = Field(1, ge=1, le=MOST_PLANES)
 
     @property
     def numbers(self) -> int:
@@ -182,7 +182,8 @@ def _packing(node: Node, key: str, value: Array) -> PackedTensor:
         return PackedTensor(shape=shape, type="bits", lowest=0, step=1, planes=1)
     if value.dtype == np.float32:
         return PackedTensor(shape=shape, type="float32")
-    for type_ in ("int8", "int16", "int32"):
+    # int8 would do for some: the size of a file follows from shapes, not from what was learned
+    for type_ in ("int16", "int32"):
         ends = np.iinfo(type_)
         if ends.min <= value.min() and value.max() <= ends.max:
             return PackedTensor(shape=shape, type=type_)
@@ -225,9 +226,9 @@ def _unpacked(stored: Array, packing: PackedTensor, key: str) -> Array:
     planes = 1 - bits.reshape(packing.planes, packing.numbers).astype(np.int64)
     digits = (planes << np.arange(packing.planes)[:, None]).sum(0)
     found: Array = (packing.lowest + packing.step * digits).reshape(packing.shape)
-    if np.abs(found).max(initial=0) > 127:
+    if np.abs(found).max(initial=0) > LARGEST_CODE:
         raise ValueError("packed integers are larger than any code")
-    return found.astype(np.uint8 if key == "falls" else np.int8)
+    return found.astype(np.uint8 if key == "falls" else np.int16)
 
 
 def read_model(path: Path) -> Model:

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from binas.deploy.graph import Node, Shape
-from binas.deploy.planes import levels_of
+from binas.deploy.planes import LARGEST_CODE, levels_of
 
 LARGEST = 2**20
 """Of kernels, strides, pads and dilations."""
-UNARY = ("relu", "abs", "neg", "sqrt", "exp", "sigmoid", "tanh", "silu", "hardsigmoid", "hardswish")
+UNARY = (
+    *("relu", "abs", "neg", "sqrt", "floor", "ceil", "round"),
+    *("exp", "sigmoid", "tanh", "silu", "hardsigmoid", "hardswish"),
+)
 BINARY = ("add", "sub", "mul", "div", "max", "min", "ge", "gt", "le", "lt")
 
 
@@ -105,7 +108,11 @@ def _binary_constant(node: Node, shapes: list[Shape]) -> bool:
 
 def _steps(node: Node, shapes: list[Shape]) -> bool:
     levels, thresholds, falls = node.attributes["levels"], node.tensors["thresholds"], node.tensors["falls"]
-    if not _ints(levels, -127, 127, None) or not 2 <= len(levels) <= 256 or len(node.shape) != 3:
+    if (
+        not _ints(levels, -LARGEST_CODE, LARGEST_CODE, None)
+        or not 2 <= len(levels) <= 256
+        or len(node.shape) != 3
+    ):
         return False
     kind = np.float32 if node.op == "step" else np.int32
     return (
@@ -147,7 +154,7 @@ def _convolution(node: Node, shapes: list[Shape]) -> bool:
 def _binary_convolution(node: Node, shapes: list[Shape]) -> bool:
     how, weight = node.attributes, node.tensors["weight"]
     (shape,) = shapes
-    if len(shape) != 3 or weight.ndim != 4 or weight.dtype != np.int8 or weight.shape[2] != weight.shape[3]:
+    if len(shape) != 3 or weight.ndim != 4 or weight.dtype != np.int16 or weight.shape[2] != weight.shape[3]:
         return False
     if not (
         _int(how["stride"], 1)
@@ -157,8 +164,8 @@ def _binary_convolution(node: Node, shapes: list[Shape]) -> bool:
     ):
         return False
     if (
-        not _int(how["pad_value"], -127, 127)
-        or not _ints(how["levels"], -127, 127, None)
+        not _int(how["pad_value"], -LARGEST_CODE, LARGEST_CODE)
+        or not _ints(how["levels"], -LARGEST_CODE, LARGEST_CODE, None)
         or len(how["levels"]) < 2
     ):
         return False

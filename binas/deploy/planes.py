@@ -15,6 +15,8 @@ import numpy as np
 from binas.deploy.graph import Array
 
 WORD = 64
+LARGEST_CODE, MOST_PLANES = 2**15 - 1, 16
+"""Of codes and of weights."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "abs": np.abs,
     "neg": np.negative,
     "sqrt": np.sqrt,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
     "exp": arithmetic.exp,
     "sigmoid": arithmetic.sigmoid,
     "tanh": arithmetic.tanh,
@@ -62,7 +65,7 @@ def evaluate(node: Node, inputs: list[Array]) -> Array:
     """The value of one node."""
     found = OPERATIONS[node.op](node, *inputs)
     assert found.shape == node.shape, (node, found.shape)
-    return found.astype({"real": np.float32, "codes": np.int8, "sums": np.int32}[node.kind], copy=False)
+    return found.astype({"real": np.float32, "codes": np.int16, "sums": np.int32}[node.kind], copy=False)
 
 
 def _real(x: Array) -> Array:

@@ -34,7 +34,7 @@ class Steps:
         for column in self.thresholds.T:
             count += x >= column
         count = np.where(self.falls, len(self.levels) - 1 - count, count)
-        found: Array = np.asarray(self.levels, np.int8)[count]
+        found: Array = np.asarray(self.levels, np.int16)[count]
         return found
 
 

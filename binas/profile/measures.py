@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+import torch
 from pydantic import ConfigDict, ModelWrapValidatorHandler, model_validator
 from torch import nn
 
@@ -29,11 +30,14 @@ class Measure:
     reads_network: ClassVar[bool] = True
     """Whether it looks at the network; False spares the building: it gets None, and goes by the profile."""
 
+    needs_numbers: ClassVar[bool] = False
+    """Whether the network that it gets has values, fresh ones; otherwise it is on torch's meta device."""
+
     def __call__(self, network: nn.Module, profile: Profile) -> float:
         """The number.
 
         Args:
-            network: a candidate's network, on torch's meta device: it has shapes, but no values.
+            network: a candidate's network: it has shapes, and values only for those that need them.
             profile: what the network costs for one image.
         """
         raise NotImplementedError
@@ -155,7 +159,8 @@ class Limits(Config):
 
         Args:
             profile: of the network.
-            network: builds it, for measures that look at it; None where there is none to be had.
+            network: builds it on the default device, for measures that look at it; None where there is none
+                to be had.
         Raises:
             UserError: a measure needs the network, or gives no number.
         """
@@ -166,10 +171,16 @@ class Limits(Config):
             if getattr(measure, "reads_network", True):
                 if network is None:
                     raise UserError(f"limits.{name}: looks at the network, and there is none here")
-                built = built or [network()]
+                built = built or [self._built_network(network)]
                 seen = built[0]
             found[name] = _number(name, measure(seen, profile))
         return found
+
+    def _built_network(self, network: Callable[[], nn.Module]) -> nn.Module:
+        """With values if a measure needs them; the random numbers of others are not touched."""
+        numbers = any(getattr(measure, "needs_numbers", False) for measure in self.measures.values())
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if numbers else "meta"):
+            return network()
 
     def excess_of(self, values: Mapping[str, float]) -> dict[str, float]:
         """By how much of itself each limit is exceeded by these values; 0 or less means that it is kept.

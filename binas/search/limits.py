@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from binas.arch.genotype import AnyGenotype
 from binas.arch.kinds import AnySpace, genotype_network
 from binas.arch.sample import random_genotype
+from binas.deploy import measures as measures  # registers those of exported networks
 from binas.errors import UserError
 from binas.plugins import PluginRecord
 from binas.profile.cost import Profile
@@ -54,8 +54,7 @@ class CostLimits:
         return count(genotype, (height, width), self.num_classes, channels)
 
     def _network(self, genotype: AnyGenotype) -> nn.Module:
-        with torch.device("meta"):
-            return genotype_network(genotype, self.image_shape[0], self.num_classes)
+        return genotype_network(genotype, self.image_shape[0], self.num_classes)
 
     def largest_excess(self, genotype: AnyGenotype) -> float:
         """The largest of them, 0 where all are kept."""

@@ -96,7 +96,7 @@ def test_a_published_network_is_trained_evaluated_checked_and_profiled(binas: Ru
     status, out, _ = binas("profile", checkpoint, "--json", "-")
     trained = json.loads(out)
     sizes = ["--image-size", "16", "--in-channels", "1", "--num-classes", "3"]
-    words = ["--model.width", "0.125", *sizes, "--json", "-"]
+    words = ["--model.width", "0.125", *sizes, "--export", "--json", "-"]
     assert json.loads(binas("profile", "vgg_small", *words)[1]) == trained
     status, out, _ = binas("profile", checkpoint, "--image-size", "32", "--json", "-")
     assert status == 0 and json.loads(out)["bops"] > trained["bops"]

@@ -165,3 +165,67 @@ def test_every_weight_binarizer(name: str, options: dict[str, Any]) -> None:
     check_reference(module, model)
     if name in COMPILED and not options:
         check_program(module, model, images=1)
+
+
+MOST_BITS = [
+    ({"name": "dorefa", "bits": 8}, {"name": "dorefa", "bits": 8}),
+    ({"name": "pact", "bits": 8}, {"name": "inq", "bits": 5}),
+    ({"name": "wrpn", "bits": 8}, {"name": "wrpn", "bits": 8}),
+    ({"name": "dsq", "bits": 8}, {"name": "inq", "bits": 6}),
+]
+
+
+@pytest.mark.parametrize(("activation", "weight"), MOST_BITS, ids=lambda value: value["name"])
+def test_codes_of_as_many_bits_as_there_can_be(activation: dict[str, Any], weight: dict[str, Any]) -> None:
+    module = layered(activation, weight)
+    for part in module.modules():
+        if hasattr(part, "frozen"):  # INQ: as at its end, when all weights are powers of two
+            part.asked = 1.0
+            part.train()
+            part(module.conv.weight)
+            part.eval()
+    check_program(module, exported(module, 2, 7, 6), images=2)
+
+
+ORDINARY: dict[str, Any] = {
+    "elu": nn.ELU(),
+    "selu": nn.SELU(),
+    "celu": nn.CELU(0.7),
+    "silu": nn.SiLU(),
+    "hardswish": nn.Hardswish(),
+    "leaky_relu": nn.LeakyReLU(0.2),
+    "reflected": nn.ReflectionPad2d(1),
+    "upsampled": nn.Upsample(scale_factor=2),
+    "shuffled": nn.ChannelShuffle(4),
+    "rounded": lambda y: (y * 2).round() + y.floor() - (y / 3).ceil(),
+    "powers": lambda y: y**2 + y**3 - y**4 + (y * y + 1) ** 0.5,
+    "rsqrt": lambda y: torch.rsqrt(y * y + 1),
+    "rolled": lambda y: torch.roll(y, (1, 2), (2, 3)),
+    "gated": lambda y: torch.cat([torch.nn.functional.glu(y, 1)] * 2, 1),
+    "sums": lambda y: y * y.sum((2, 3), keepdim=True) + y.sum(1, keepdim=True),
+    "largest": lambda y: y - y.amax((2, 3), keepdim=True),
+    "max_pooled": nn.AdaptiveMaxPool2d((4, 2)),
+    "where": lambda y: torch.where(y > 0.3, y, y * 0.1),
+    "minimum": lambda y: torch.minimum(y, torch.full((20, 1, 1), 0.4)),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_what_is_made_of_ordinary_operators(name: str) -> None:
+    torch.manual_seed(1)
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 12, 3, padding=1)
+            self.conv = binas.nn.BinaryConv2d(12, 20, 3, padding=1)
+            self.norm = nn.BatchNorm2d(20)
+            self.last = nn.Linear(20, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = ORDINARY[name](self.norm(self.conv(self.first(x))))
+            found: Tensor = self.last(y.mean((2, 3)))
+            return found
+
+    module = shaken(Own())
+    check_program(module, exported(module, 3, 8, 6), images=1)

@@ -106,7 +106,8 @@ def _written(model: Model, output: Path, format_: str) -> None:
 
 def _compare(opened: Opened, module: nn.Module, options: Namespace) -> None:
     """What the program says of test images, beside the network."""
-    from binas.deploy.export import compare, real_layers
+    from binas.deploy.agreement import compare
+    from binas.deploy.export import real_layers
     from binas.deploy.opening import real_images
     from binas.deploy.runtime import Loaded
 
@@ -120,4 +121,11 @@ def _compare(opened: Opened, module: nn.Module, options: Namespace) -> None:
         say("not compared on images: the checkpoint's data is not at hand (--data-root says where it lies)")
         return
     loaded = Loaded(opened.model)
-    say(f"{loaded.runs_on}: {compare(loaded.scores, module, images)}")
+    found = compare(loaded.scores, opened.model.graph, module, images)
+    say(f"{loaded.runs_on}: {found}")
+    if found.unexplained:
+        numbers = ", ".join(str(one.image) for one in found.unexplained)
+        raise UserError(
+            f"export: images {numbers}: the program differs from the network, and no sign is near its threshold;"
+            " that is a defect of binas: report it with the checkpoint"
+        )

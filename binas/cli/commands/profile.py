@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
-from collections.abc import Mapping
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from binas.arch.genotype import AnyGenotype, Genotype, read_genotype
+from binas.arch.kinds import genotype_network
 from binas.arch.network import genotype_space
 from binas.arch.space import NetworkSettings
 from binas.cli.arguments import Arguments, plugins
 from binas.cli.session import Overrides
 from binas.config import build, find_file, merged, with_override
 from binas.errors import UserError
-from binas.models import MODELS, ModelChoice, Task
+from binas.models import MODELS, ModelChoice, Task, build_model
 from binas.ops import OPS
 from binas.plugins import PluginRecord, load_plugins, require_plugins
 from binas.profile.cost import Profile
@@ -26,6 +30,8 @@ from binas.run.files import write_atomic
 from binas.run.folder import read_manifest
 
 if TYPE_CHECKING:
+    from binas.deploy.footprint import Footprint
+    from binas.train.model_file import ModelStructure
     from binas.train.stage import StageConfig
 
 DEFAULT_SIZES = {"in_channels": 3, "image_size": (32, 32), "num_classes": 10}
@@ -53,6 +59,12 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add("--layers", action="store_true", help="a row for every layer")
     arguments.add("--json", metavar="FILE", help="write JSON; - prints it")
     arguments.add("--csv", metavar="FILE", help="write a row for every layer; - prints it")
+    arguments.add(
+        "--export",
+        action=BooleanOptionalAction,
+        help="bytes of the exported 1-bit program, and the memory in which it computes; some seconds"
+        " (default: of files, not of published networks by name)",
+    )
     arguments.add("--chart", metavar="FILE", help="draw a bar chart (png, svg or pdf)")
     plugins(arguments)
 
@@ -70,15 +82,20 @@ def profile_file(
     Args:
         overrides: options of a published network, `model.KEY` and their values.
     """
-    profile, title = _profile(options, plugins, dict(overrides or {}))
-    if options.json == "-":
-        print(json.dumps(profile.to_json()))
-    elif options.csv == "-":
+    counted = _counted(options, plugins, dict(overrides or {}))
+    profile = counted.profile
+    if options.csv == "-" and options.json != "-":
         print(to_csv(profile), end="")
     else:
-        print(f"{title}\n{to_table(profile, options.layers)}")
-    if options.json and options.json != "-":
-        write_atomic(options.json, json.dumps(profile.to_json(), indent=1) + "\n")
+        is_file = options.file not in MODELS or Path(options.file).is_file()
+        wanted = is_file if options.export is None else options.export
+        exported = counted.exported() if wanted else None
+        if options.json == "-":
+            print(json.dumps(_to_json(profile, exported)))
+        else:
+            print(f"{counted.title}\n{to_table(profile, options.layers)}\n{_in_words(exported)}")
+        if options.json and options.json != "-":
+            write_atomic(options.json, json.dumps(_to_json(profile, exported), indent=1) + "\n")
     if options.csv and options.csv != "-":
         write_atomic(options.csv, to_csv(profile))
     if options.chart:
@@ -88,9 +105,55 @@ def profile_file(
     return 0
 
 
-def _profile(
-    options: Namespace, plugins: tuple[PluginRecord, ...], overrides: dict[str, Any]
-) -> tuple[Profile, str]:
+@dataclass(frozen=True)
+class _Counted:
+    """A profile, what it is of, and the network itself.
+
+    Args:
+        build: makes it, with fresh weights.
+    """
+
+    profile: Profile
+    title: str
+    build: Callable[[], nn.Module]
+    in_channels: int
+    image_size: tuple[int, int]
+
+    def exported(self) -> Footprint | UserError:
+        """What it takes as a 1-bit program; or why it cannot be one."""
+        from binas.deploy.footprint import footprint
+
+        try:
+            return footprint(self.build(), (self.in_channels, *self.image_size))
+        except UserError as error:
+            return error
+
+
+def _to_json(profile: Profile, exported: Footprint | UserError | None) -> dict[str, Any]:
+    found = profile.to_json()
+    if exported is None:
+        return found
+    if isinstance(exported, UserError):
+        found["storage"] |= {"export_bytes": None, "why_not_exported": str(exported)}
+    else:
+        from binas.deploy.footprint import RULE
+
+        found["storage"] |= exported.to_json()
+        found["conventions"] += " " + RULE.replace("\n", " ")
+    return found
+
+
+def _in_words(exported: Footprint | UserError | None) -> str:
+    if exported is None:
+        return "exported: not counted; --export does"
+    if isinstance(exported, UserError):
+        return f"not exported: {exported}"
+    from binas.deploy.footprint import RULE
+
+    return f"{exported}\n\n{RULE}"
+
+
+def _counted(options: Namespace, plugins: tuple[PluginRecord, ...], overrides: dict[str, Any]) -> _Counted:
     if options.file in MODELS and not Path(options.file).is_file():
         return _published(options, overrides)
     if overrides:
@@ -99,6 +162,7 @@ def _profile(
     path = _file_in(given) if given.is_dir() else find_file(given, "genotypes")
     sizes: dict[str, Any] = dict(DEFAULT_SIZES)
     stage: dict[str, Any] = {}
+    trained: ModelStructure | None = None
     if path.suffix == ".pt":
         from binas.train.model_file import load_model
 
@@ -108,16 +172,27 @@ def _profile(
             changed = structure.model_copy(update=sizes)
             title = f"{path}: {structure.model.summary()}, {_format_sizes(sizes)}"
             task = Task(**sizes, binarizations=())
-            return count_built(changed.build_network, task, **_stage_of(structure.stage)), title
+            profile = count_built(changed.build_network, task, **_stage_of(structure.stage))
+            return _Counted(profile, title, changed.build_network, sizes["in_channels"], sizes["image_size"])
         genotype, settings = structure.read_genotype(), structure.settings
         sizes |= {key: getattr(structure, key) for key in sizes}
-        stage = _stage_of(structure.stage)
+        stage, trained = _stage_of(structure.stage), structure
     else:
         genotype = read_genotype(path, OPS)
         require_plugins(genotype.plugins, plugins, str(path))
         sizes |= {key: value for key, value in _own_sizes(genotype).items() if key in sizes}
         settings = _own_settings(genotype) if isinstance(genotype, Genotype) else None
     sizes = _sizes(options, sizes)
+
+    def built(settings: NetworkSettings | None = None) -> _Counted:
+        def build() -> nn.Module:
+            if trained is not None:
+                return trained.model_copy(update={**sizes, "settings": settings}).build_network()
+            return genotype_network(genotype, sizes["in_channels"], sizes["num_classes"], settings=settings)
+
+        profile = count(genotype, **sizes, settings=settings, **stage)
+        return _Counted(profile, title, build, sizes["in_channels"], sizes["image_size"])
+
     changes = {key: getattr(options, key) for key in ("num_cells", "init_channels")}
     changes = {key: value for key, value in changes.items() if value is not None}
     if not isinstance(genotype, Genotype) or settings is None:
@@ -126,13 +201,13 @@ def _profile(
                 f"profile: {key}: changes networks of cells; a macro genotype says it by its stages"
             )
         title = f"{path}: macro genotype {genotype.hash()}, {_format_sizes(sizes)}"
-        return count(genotype, **sizes, **stage), title
+        return built()
     settings = build(NetworkSettings, {**settings.model_dump(), **changes}, "profile")
     title = (
         f"{path}: genotype {genotype.hash()}, {settings.num_cells} cells from {settings.init_channels}"
         f" channels, {_format_sizes(sizes)}"
     )
-    return count(genotype, **sizes, settings=settings, **stage), title
+    return built(settings)
 
 
 def _file_in(folder: Path) -> Path:
@@ -145,7 +220,7 @@ def _file_in(folder: Path) -> Path:
     return file
 
 
-def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, str]:
+def _published(options: Namespace, overrides: dict[str, Any]) -> _Counted:
     for key in overrides:
         if not key.startswith("model."):
             raise UserError(f"--{key}: profile takes options of the model only, --model.KEY")
@@ -154,7 +229,9 @@ def _published(options: Namespace, overrides: dict[str, Any]) -> tuple[Profile, 
         value = with_override(value, key.removeprefix("model."), change)
     choice, sizes = build(ModelChoice, value, "profile: model"), _sizes(options, dict(DEFAULT_SIZES))
     title = f"{choice.summary()}, {_format_sizes(sizes)}"
-    return count(choice, **sizes), title
+    task = Task(**sizes, binarizations=())
+    own = (sizes["in_channels"], sizes["image_size"])
+    return _Counted(count(choice, **sizes), title, lambda: build_model(choice, task), *own)
 
 
 def _stage_of(stage: StageConfig) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from binas.arch.genotype import Genotype, cells_only
@@ -106,7 +105,7 @@ class Problem:
             structure = self.structure(genome)
             profile = profile_of(structure)
             try:
-                measured = self.limits.values(profile, lambda: _on_meta(structure))
+                measured = self.limits.values(profile, structure.build_network)
             except UserError as error:
                 words = ",".join(map(str, self.space.values(genome)))
                 raise UserError(f"{error} (genome {words})", hint=error.hint) from None
@@ -182,11 +181,6 @@ def _is_as_published(structure: ModelStructure, choice: ModelChoice) -> bool:
     stage = structure.stage
     switches = stage.binarize_activations, stage.binarize_weights
     return all(switches) and stage.layers == choice.layers and not choice.options().real
-
-
-def _on_meta(structure: ModelStructure) -> nn.Module:
-    with torch.device("meta"):
-        return structure.build_network()
 
 
 def reference_cost(problem: Problem) -> float:

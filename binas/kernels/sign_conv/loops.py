@@ -179,7 +179,7 @@ def add_input_gradient(
                 to = sums + (source[tap] * channels + begin) * images * 4 + first
                 at = offsets[block, number[tap], begin].ctypes.data
                 for _ in range(begin, end):
-                    add_image_row(to, table, at, here, fresh and block == 0)
+                    add_image_row(to, table, at, 0, here, fresh and block == 0)
                     to += images * 4
                     at += terms * 2
 
@@ -233,7 +233,7 @@ def add_kernel_gradient(
                     to = sums[block, number[tap]].ctypes.data
                     at = start + (source[tap] * channels * units + unit) * 2
                     for _ in range(channels):
-                        add_channel_row(to, table, at, here, 0)
+                        add_channel_row(to, table, at, 0, here, 0)
                         to += row
                         at += units * 2
 

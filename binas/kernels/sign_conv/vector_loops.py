@@ -14,7 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from binas.kernels.vectors import address_at, load, spread, store, write_table
+from binas.kernels import vectors
+from binas.kernels.vectors import address_at, load, row_adding, spread, store, write_table
 
 LANES = 32
 """Images in a word of bits, and in a row of the tables of the input's gradient."""
@@ -99,28 +100,6 @@ def convolve_lanes(
 
 
 @intrinsic
-def table_of_channels(
-    context: Any, source: Any, step: Any, masks: Any, mask_step: Any, scales: Any, table: Any
-) -> Any:
-    """Table of 4 channels: vectors over images, masked by a bit for each image, scaled by channel."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, step, masks, mask_step, scales, table = arguments
-        vector = ir.VectorType(_FLOAT, LANES)
-        vectors = []
-        for channel in range(4):
-            bits = builder.bitcast(load(builder, masks, _INT32), ir.VectorType(ir.IntType(1), LANES))
-            scale = spread(builder, load(builder, address_at(builder, scales, 4 * channel), _FLOAT), LANES)
-            scaled = builder.fmul(load(builder, source, vector), scale)
-            vectors.append(builder.select(bits, scaled, ir.Constant(vector, None)))
-            source, masks = builder.add(source, step), builder.add(masks, mask_step)
-        write_table(builder, vectors, table, LANES * 4)
-        return context.get_dummy_value()
-
-    return types.void(*[_INDEX] * 6), generate
-
-
-@intrinsic
 def transposed(
     context: Any, source: Any, step: Any, masks: Any, mask_step: Any, count: Any, target: Any
 ) -> Any:
@@ -181,30 +160,6 @@ def table_of_images(context: Any, source: Any, table: Any) -> Any:
     return types.void(_INDEX, _INDEX), generate
 
 
-def _adding(lanes: int) -> Any:
-    """The intrinsic that adds rows of tables, given by byte offsets, to a row of sums, or to 0 if `fresh`."""
-
-    @intrinsic
-    def add_rows(context: Any, sums: Any, table: Any, offsets: Any, terms: Any, fresh: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            sums, table, offsets, terms, fresh = arguments
-            vector = ir.VectorType(_FLOAT, lanes)
-            total = cgutils.alloca_once(builder, vector)
-            builder.store(ir.Constant(vector, None), total)
-            with builder.if_then(builder.icmp_signed("==", fresh, ir.Constant(_INT64, 0))):
-                builder.store(load(builder, sums, vector), total)
-            with cgutils.for_range(builder, terms) as loop:
-                at = builder.add(offsets, builder.shl(loop.index, ir.Constant(_INT64, 1)))
-                offset = builder.zext(load(builder, at, _INT16, 2), _INT64)
-                row = load(builder, builder.add(table, offset), vector, 64)
-                builder.store(builder.fadd(builder.load(total), row), total)
-            store(builder, builder.load(total), sums)
-            return context.get_dummy_value()
-
-        return types.void(*[_INDEX] * 5), generate
-
-    return add_rows
-
-
-add_image_row = _adding(LANES)
-add_channel_row = _adding(CHANNELS)
+table_of_channels = vectors.table_of_channels(LANES, 4)
+add_image_row = row_adding(LANES, 1, 4)
+add_channel_row = row_adding(CHANNELS, 1, 4)

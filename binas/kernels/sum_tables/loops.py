@@ -15,10 +15,9 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from binas.kernels.vectors import ROWS, address_at, load, spread, store, write_table
+from binas.kernels.vectors import ROWS, load, row_adding, spread, table_of_channels, write_table
 
 LANES = 32
 """Numbers in a row of the input's gradient: images."""
@@ -29,64 +28,12 @@ MAX_TERMS = 16
 WEIGHT_ROWS = 17
 """Row 16 of the kernel's gradient is zero, for pixels outside the image."""
 
-_FLOAT, _INT16, _INT32, _INT64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_FLOAT, _INT32 = ir.FloatType(), ir.IntType(32)
 
 
-def _adding(lanes: int, channels: int) -> Any:
-    """The intrinsic that adds rows of a table to rows of sums, of several channels side by side.
-
-    Their additions do not wait for each other. `step` is from the byte offsets of one channel to the next's.
-    """
-
-    @intrinsic
-    def add_rows(context: Any, sums: Any, table: Any, offsets: Any, step: Any, terms: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            sums, table, offsets, step, terms = arguments
-            vector = ir.VectorType(_FLOAT, lanes)
-            places = [address_at(builder, sums, channel * lanes * 4) for channel in range(channels)]
-            totals = [cgutils.alloca_once(builder, vector) for _ in places]
-            for place, total in zip(places, totals, strict=True):
-                builder.store(load(builder, place, vector, 64), total)
-            with cgutils.for_range(builder, terms) as loop:
-                at = builder.add(offsets, builder.shl(loop.index, ir.Constant(_INT64, 1)))
-                for total in totals:
-                    offset = builder.zext(load(builder, at, _INT16, 2), _INT64)
-                    row = load(builder, builder.add(table, offset), vector, 64)
-                    builder.store(builder.fadd(builder.load(total), row), total)
-                    at = builder.add(at, step)
-            for place, total in zip(places, totals, strict=True):
-                store(builder, builder.load(total), place, 64)
-            return context.get_dummy_value()
-
-        return types.void(*[types.intp] * 5), generate
-
-    return add_rows
-
-
-_add_image_row, _add_image_rows = _adding(LANES, 1), _adding(LANES, 2)
-_add_channel_row, _add_channel_rows = _adding(WEIGHT_LANES, 1), _adding(WEIGHT_LANES, 2)
-
-
-@intrinsic
-def _table_of_channels(context: Any, source: Any, masks: Any, scales: Any, table: Any) -> Any:
-    """Table of 4 channels: vectors over images, masked by a bit for each image, scaled by channel."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, masks, scales, table = arguments
-        vector = ir.VectorType(_FLOAT, LANES)
-        zero = ir.Constant(vector, None)
-        vectors = []
-        for channel in range(4):
-            values = load(builder, address_at(builder, source, channel * LANES * 4), vector, 64)
-            word = load(builder, address_at(builder, masks, channel * 4), _INT32, 4)
-            chosen = builder.bitcast(word, ir.VectorType(ir.IntType(1), LANES))
-            scale = load(builder, address_at(builder, scales, channel * 4), _FLOAT, 4)
-            scaled = builder.fmul(values, spread(builder, scale, LANES))
-            vectors.append(builder.select(chosen, scaled, zero))
-        write_table(builder, vectors, table, LANES * 4)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp, types.intp), generate
+_table_of_channels = table_of_channels(LANES, 64)
+_add_image_row, _add_image_rows = row_adding(LANES, 1, 64), row_adding(LANES, 2, 64)
+_add_channel_row, _add_channel_rows = row_adding(WEIGHT_LANES, 1, 64), row_adding(WEIGHT_LANES, 2, 64)
 
 
 @intrinsic
@@ -144,7 +91,9 @@ def add_input_gradient(
                         at = source + 4 * term
                         _table_of_channels(
                             gradient + at * row_bytes,
+                            row_bytes,
                             masks + at * 4,
+                            4,
                             scales + (channel + 4 * term) * 4,
                             table + term * table_bytes,
                         )
@@ -152,11 +101,11 @@ def add_input_gradient(
                     for tap in range(num_taps):
                         to = sums + ((first + taps[tap]) * groups + group) * channels * row_bytes
                         for _ in range(channels // 2):
-                            _add_image_rows(to, table, at, MAX_TERMS * 2, here)
+                            _add_image_rows(to, table, at, MAX_TERMS * 2, here, 0)
                             to += 2 * row_bytes
                             at += 2 * MAX_TERMS * 2
                         if channels % 2:
-                            _add_image_row(to, table, at, 0, here)
+                            _add_image_row(to, table, at, 0, here, 0)
                             at += MAX_TERMS * 2
 
 
@@ -202,11 +151,11 @@ def add_kernel_gradient(
                 for tap in range(num_taps):
                     at = start + (first + taps[tap]) * step + unit * 2
                     for _ in range(channels // 2):
-                        _add_channel_rows(to, table, at, units * 2, here)
+                        _add_channel_rows(to, table, at, units * 2, here, 0)
                         to += 2 * row_bytes
                         at += 2 * units * 2
                     if channels % 2:
-                        _add_channel_row(to, table, at, 0, here)
+                        _add_channel_row(to, table, at, 0, here, 0)
                         to += row_bytes
 
 
