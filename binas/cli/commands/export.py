@@ -126,6 +126,6 @@ def _compare(opened: Opened, module: nn.Module, options: Namespace) -> None:
     if found.unexplained:
         numbers = ", ".join(str(one.image) for one in found.unexplained)
         raise UserError(
-            f"export: images {numbers}: the program differs from the network, and no sign is near its threshold;"
-            " that is a defect of binas: report it with the checkpoint"
+            f"export: images {numbers}: the program differs from the network, and no sign is near its"
+            " threshold; that is a defect of binas: report it with the checkpoint"
         )
