@@ -143,3 +143,15 @@ def test_architecture_names_every_room() -> None:
     rooms = [path.name for path in package.iterdir() if (path / "__init__.py").is_file()]
     missing = [room for room in rooms if f"`{room}/`" not in text]
     assert rooms and not missing, f"docs/architecture.md has no line for {missing}"
+
+
+def test_files_that_the_map_names_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`([^`]+)/`\].*$", text, re.MULTILINE)
+    assert rows
+    for row in re.finditer(r"^\| \[`([^`]+)/`\].*$", text, re.MULTILINE):
+        named = re.findall(r"`([a-z_]+\.py|[a-z_]+/)`", row[0])
+        missing = [
+            name for name in named if name != f"{row[1]}/" and not (ROOT / "binas" / row[1] / name).exists()
+        ]
+        assert not missing, f"docs/architecture.md: binas/{row[1]}/ has no {missing}"
