@@ -40,12 +40,14 @@ class SearchResult:
         history: what each epoch reached.
         candidates: all that were seen, the recommended one first.
         folder: where it stands; None: in memory only.
+        measured: what else the search tells of itself in `front.json`: Kendall's τ, what was trained alone.
     """
 
     genotype: AnyGenotype
     history: list[dict[str, Any]] = field(repr=False)
     candidates: tuple[Any, ...] = field(repr=False)
     folder: Path | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def run_search(
         search.history,
         (search.front.recommended, *others),
         None if folder is None else Path(folder),
+        search.front.measured,
     )
 
 

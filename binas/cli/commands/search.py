@@ -129,6 +129,8 @@ def run(options: Namespace, overrides: Overrides) -> int:
         told = {"random": "drawn at random", "last": "last epoch", "best_validation": "best_validation epoch"}
         if search.strategy.evaluation == "alone":
             _say_front(search.front, search.limits, folder.path)
+            cost = search.config.strategy.options.get("cost", "ops")
+            say(f"drawn: {_draw_front(search.front, str(cost), folder.path)}")
         say(f"recommended genotype {genotype.hash()} ({told.get(rule, rule)}): {file}\ndrawn: {drawing}")
         words = ["binas", "retrain", "--config", str(folder.config), "--genotype", str(file)]
         name = ["--name", f"{recipe.name}_retrain"]
@@ -155,6 +157,26 @@ def _say_front(front: Front, limits: CostLimits, folder: Path) -> None:
             f"  {candidate.accuracy or 0:.4f}  {costs['ops'] / 1e6:8.3f} MOPs  {kilobytes:8.1f} kB"
             f"  {folder / 'front' / f'{place:02d}.json'}{'  (recommended)' if place == 0 else ''}"
         )
+
+
+def _draw_front(front: Front, cost: str, folder: Path) -> Path:
+    """All that was trained alone, and the front, as a picture."""
+    from binas.draw.front import Series, draw_front
+    from binas.profile.pareto import Point
+
+    rows = front.measured["trained"]
+    last = max(row["epochs"] for row in rows)
+    series = []
+    for label, whose in (("chosen by the supernet", "ranking"), ("drawn at random", "random")):
+        own = [row for row in rows if row["chosen_by"] == whose]
+        points = {row["genotype"]: Point(row["accuracy"], row[cost]) for row in own}
+        ended = [points[row["genotype"]] for row in own if row["epochs"] == last]
+        early = [points[row["genotype"]] for row in own if row["epochs"] < last]
+        if own:
+            chosen = points.get(front.recommended.genotype.hash())
+            series.append(Series(f"{label} ({len(own)})", ended, early, chosen))
+    words = f"search-validation accuracy, {last} epochs alone (small: fewer)"
+    return draw_front(series, folder / "front.png", cost="OPs" if cost == "ops" else cost, accuracy=words)
 
 
 def _check_own_operations(recipe: Recipe) -> None:

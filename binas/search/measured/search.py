@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from binas.arch.extremes import extremes
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 ENOUGH_TO_TELL = 6
 """Random genotypes below which a rank correlation is not taken for more than chance."""
+SUPERNET, PARAMETERS = "supernet", "number of parameters"
+"""What may rank genotypes before any of them is trained alone."""
+Score = Callable[[AnyGenotype], Ranked]
 MAX_DRAWS = 100
 """Draws for each random genotype that is wanted; a small space may not have so many."""
 
@@ -65,12 +68,12 @@ class MeasuredSearch:
             ranking = self._ranking()
             drawn = self._drawn(self.strategy.random_finalists, [])
             bins = Bins.over([self.cost(genotype) for genotype in drawn], self.strategy.bins)
-            tau = self._probe(ranking, drawn)
-            if ranking is None or (tau is not None and tau < self.strategy.least_tau):
+            score, taus = self._probe(ranking, drawn)
+            if score is None:
                 chosen = self._drawn(self.strategy.finalists, drawn)
             else:
-                chosen = self._evolved(ranking, drawn, bins)
-            return self._halved(chosen, drawn, bins, tau)
+                chosen = self._evolved(score, drawn, bins)
+            return self._halved(chosen, drawn, bins, taus)
         finally:
             self.scores.close()
             self.trials.close()
@@ -176,10 +179,12 @@ class MeasuredSearch:
         """
         return sum(self.trials.trained(genotype, rung).losses[:rung])
 
-    def _probe(self, ranking: Ranking | None, drawn: Sequence[AnyGenotype]) -> float | None:
-        """τ between the supernet's scores of random genotypes and what they reach at the first rung.
+    def _probe(
+        self, ranking: Ranking | None, drawn: Sequence[AnyGenotype]
+    ) -> tuple[Score | None, dict[str, float]]:
+        """What chooses finalists, and Kendall's τ of each score with what random genotypes reach at first.
 
-        None where there is no supernet, or there are too few genotypes to tell.
+        The score that ranks them best, of those that are allowed; None where none ranks them.
         """
         rung = self.strategy.rungs[0]
         reached, watch = [], Stopwatch()
@@ -191,27 +196,39 @@ class MeasuredSearch:
                     f"random genotype {place}/{len(drawn)}: {rung} epochs alone, training losses"
                     f" {reached[-1]:.4f} in all, {eta(watch.remaining(len(drawn) - place))} left of these"
                 )
-        if ranking is None or len(drawn) < ENOUGH_TO_TELL:
-            return None
-        scores = [self._score(ranking, genotype).loss for genotype in drawn]
-        tau = kendall(scores, reached)
-        size = kendall([-self._costs(genotype)["parameters"] for genotype in drawn], reached)
-        text = (
-            f"the supernet ranks {len(drawn)} random genotypes with Kendall's τ {tau:.2f} against"
-            f" {rung} epochs alone; the number of parameters with {size:.2f}"
-        )
-        if tau < self.strategy.least_tau:
+        scores: dict[str, Score] = {PARAMETERS: self._by_parameters}
+        if ranking is not None:
+            scores = {SUPERNET: lambda genotype: self._score(ranking, genotype), **scores}
+        wanted = self.strategy.score
+        allowed = [name for name in scores if wanted in ("auto", name)]
+        if len(drawn) < ENOUGH_TO_TELL:
+            name = allowed[0] if SUPERNET in allowed or wanted == PARAMETERS else None
+            return (None if name is None else scores[name]), {}
+        taus = {
+            name: kendall([score(genotype).loss for genotype in drawn], reached)
+            for name, score in scores.items()
+        }
+        told = ", ".join(f"{name} {tau:.2f}" for name, tau in taus.items())
+        text = f"Kendall's τ with {rung} epochs alone of {len(drawn)} random genotypes: {told}"
+        best = max(allowed, key=lambda name: taus[name], default=None)
+        if best is None:
+            say(f"{text}; finalists are drawn at random")
+        elif taus[best] < self.strategy.least_tau:
             warn(f"{text}: the ranking means nothing here; random genotypes stand in for ranked ones")
+            best = None
         else:
-            say(text)
-        return tau
+            say(f"{text}; finalists are chosen by the {best}")
+        return (None if best is None else scores[best]), taus
 
-    def _evolved(self, ranking: Ranking, drawn: Sequence[AnyGenotype], bins: Bins) -> list[AnyGenotype]:
-        """The best of each bin by inherited weights."""
+    def _by_parameters(self, genotype: AnyGenotype) -> Ranked:
+        return Ranked(genotype, -self._costs(genotype)["parameters"], self.cost(genotype))
+
+    def _evolved(self, score: Score, drawn: Sequence[AnyGenotype], bins: Bins) -> list[AnyGenotype]:
+        """The best of each bin by a score."""
         strategy, setting, generator = self.strategy, self.setting, self.generator
         begun = [*drawn, *self._drawn(strategy.candidates, drawn)]
         watch = Stopwatch()
-        ranked = [self._score(ranking, genotype) for genotype in begun]
+        ranked = [score(genotype) for genotype in begun]
 
         def told(number: int, pool: Sequence[Ranked]) -> None:
             watch.add()
@@ -235,7 +252,7 @@ class MeasuredSearch:
             strategy.rounds,
             strategy.offspring,
             vary,
-            lambda genotype: self._score(ranking, genotype),
+            score,
             told,
         )
         known = {genotype.hash() for genotype in drawn}
@@ -243,7 +260,11 @@ class MeasuredSearch:
         return [one.genotype for one in bins.best(new, strategy.finalists)]
 
     def _halved(
-        self, chosen: Sequence[AnyGenotype], drawn: Sequence[AnyGenotype], bins: Bins, tau: float | None
+        self,
+        chosen: Sequence[AnyGenotype],
+        drawn: Sequence[AnyGenotype],
+        bins: Bins,
+        taus: Mapping[str, float],
     ) -> Front:
         """What stand-alone training leaves of all finalists, as a front."""
         strategy = self.strategy
@@ -260,7 +281,27 @@ class MeasuredSearch:
         )
         self._tell_tau(reached)
         epochs = {name: max(at) for name, at in reached.items()}
-        return self._front([finalists[name] for group in left for name in group], self._measured(tau, epochs))
+        measured = {**self._measured(taus, epochs), "trained": self._told_of(finalists, drawn, epochs)}
+        return self._front([finalists[name] for group in left for name in group], measured)
+
+    def _told_of(
+        self,
+        finalists: Mapping[str, AnyGenotype],
+        drawn: Sequence[AnyGenotype],
+        epochs: Mapping[str, int],
+    ) -> list[dict[str, Any]]:
+        """A row for each genotype that was trained alone: how long, and what it reached."""
+        at_random = {genotype.hash() for genotype in drawn}
+        return [
+            {
+                "genotype": name,
+                self.strategy.cost: self.cost(genotype),
+                "epochs": epochs[name],
+                "accuracy": self.trials.trained(genotype, epochs[name]).validation[epochs[name]][1],
+                "chosen_by": "random" if name in at_random else "ranking",
+            }
+            for name, genotype in finalists.items()
+        ]
 
     def _tell_tau(self, reached: Mapping[str, Mapping[int, float]]) -> None:
         """How well the supernet has ranked what was trained alone, at the first rung."""
@@ -288,7 +329,7 @@ class MeasuredSearch:
         rule = "most accurate within the limits" if limited else "knee of the front"
         return Front(tuple(candidates), rule, measured)
 
-    def _measured(self, tau: float | None, trained: Mapping[str, int]) -> dict[str, Any]:
+    def _measured(self, taus: Mapping[str, float], trained: Mapping[str, int]) -> dict[str, Any]:
         """What the search has seen and spent, in multiply-accumulates of either precision."""
         strategy = self.strategy
         works = [self.costs[name]["work"] for name in trained]
@@ -296,7 +337,8 @@ class MeasuredSearch:
         images, judged = self.work.train.num_images, self.work.judged(strategy.judged_images).num_images
         calibration = strategy.calibration_batches * self.work.train.batch_size
         return {
-            "kendall_tau": tau,
+            "kendall_tau": taus.get(SUPERNET),
+            "kendall_tau_of_parameters": taus.get(PARAMETERS),
             "ranked": len(self.scores.values),
             "trained_alone": len(trained),
             "multiply_accumulates": {

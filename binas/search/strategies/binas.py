@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from binas.run.distributed import num_ranks
 from binas.search.config import OF_EVERY_STRATEGY
 from binas.search.decisions.base import Found, Front
 from binas.search.measured.plan import PRESETS, StepTimes, measured_times, predicted, within
-from binas.search.measured.search import MeasuredSearch
+from binas.search.measured.search import PARAMETERS, MeasuredSearch
 from binas.search.setting import SearchSetting
 from binas.search.strategies.base import Strategy, register_strategy
 from binas.search.work import Work
@@ -30,14 +30,15 @@ class Binas(Strategy):
        binary activations, all choices equally often.
     2. `random_finalists` genotypes are drawn at random, scored by the supernet and trained alone up to the
        first rung. Kendall's τ of the two says whether the supernet ranks at all on this task.
-    3. Where it does, evolution over scores finds `finalists` more, the best of each bin of cost. Where it
-       does not, so many are drawn at random instead, and that is told.
+       The number of parameters, which costs nothing, is held beside it.
+    3. The better one of both scores, where it ranks at all, finds `finalists` more by evolution, the best of
+       each bin of cost. Where none does, so many are drawn at random instead, and that is told.
     4. All finalists are trained alone along one schedule; at each rung the better part of each bin goes on.
     5. What is left is the front: accuracy on the search-validation images against cost.
 
     Args:
         setting: what the search is about.
-        supernet_epochs: passes over the train split; 0: nothing is ranked, random genotypes are halved.
+        supernet_epochs: passes over the train split; 0: there is no supernet.
         paths: genotypes in a step of the supernet.
         sandwich: whether each step's largest network teaches the smallest one and the drawn ones (macro
             spaces).
@@ -52,7 +53,9 @@ class Binas(Strategy):
         finalists, random_finalists: genotypes that are trained alone, ranked ones and random ones.
         rungs: epochs of stand-alone training at which is decided; the last one ends it.
         keep: part of each bin that goes on.
-        least_tau: τ below which the supernet's ranking is not used.
+        score: what chooses finalists: `supernet` (the loss with inherited weights), `parameters` (their
+            number), `auto` (the one that ranks the random ones best), or `none`.
+        least_tau: τ below which a ranking is not used.
     Reference: Guo et al., Single Path One-Shot, arXiv:1904.00420; Lin et al., NAS-BNN, arXiv:2408.15484
         (elites by cost); Jamieson and Talwalkar, arXiv:1502.07943 (halving).
     Deviation: the first stand-alone rung of the random half decides whether ranking is used.
@@ -84,6 +87,7 @@ class Binas(Strategy):
         random_finalists: int = 12,
         rungs: tuple[int, ...] = (4, 8, 16),
         keep: float = 0.5,
+        score: Literal["auto", "supernet", "parameters", "none"] = "auto",
         least_tau: float = 0.1,
     ) -> None:
         super().__init__(setting)
@@ -102,6 +106,8 @@ class Binas(Strategy):
         for key, (value, least) in at_least.items():
             if value < least:
                 raise UserError(f"search.strategy.{key}: at least {least} is needed, not {value}")
+        if score == "supernet" and not supernet_epochs:
+            raise UserError("search.strategy.score: supernet: there is none; give supernet_epochs above 0")
         if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
             raise UserError(
                 f"search.strategy.rungs: ascending epochs from 1 on are needed, not {list(rungs)}"
@@ -119,6 +125,7 @@ class Binas(Strategy):
         self.mutation_rate, self.bins, self.cost = mutation_rate, bins, cost
         self.finalists, self.random_finalists = finalists, random_finalists
         self.rungs, self.keep, self.least_tau = tuple(rungs), keep, least_tau
+        self.score = PARAMETERS if score == "parameters" else score
 
     @property
     def paths_per_step(self) -> int:
