@@ -233,8 +233,9 @@ class MeasuredSearch:
         def told(number: int, pool: Sequence[Ranked]) -> None:
             watch.add()
             best = min(pool, key=lambda one: one.loss)
+            shown = f"loss {best.loss:.4f}" if best.loss > 0 else f"{-best.loss:,.0f} parameters"
             say(
-                f"round {number}/{strategy.rounds}: {len(pool)} genotypes ranked, best loss {best.loss:.4f}"
+                f"round {number}/{strategy.rounds}: {len(pool)} genotypes ranked, the best has {shown}"
                 f" at {best.cost:.4g} {strategy.cost}, {eta(watch.remaining(strategy.rounds - number))} left"
             )
 
