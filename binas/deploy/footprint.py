@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,17 +69,26 @@ def footprint_of(model: Model) -> Footprint:
     return Footprint(sizes["1-bit"], sizes["real"], emit(model.graph).arena_bytes)
 
 
-def footprint(module: nn.Module, image_shape: tuple[int, int, int]) -> Footprint:
-    """Of a network as it is; its weights may be fresh ones: sizes follow from shapes.
+def footprint(module: nn.Module, image_shape: tuple[int, int, int], *, fresh: bool = False) -> Footprint:
+    """Of a network as it is, or as it will be.
 
     Args:
         image_shape: (C, H, W).
+        fresh: the network was not trained; parameters that begin at 0 or 1, as shifts and slopes do, are
+            moved off in a copy: shifts by 0 are left out of a program, and training leaves none.
     Raises:
         UserError: something of it is known to no back end.
     """
-    was_training = module.training
-    module.eval()
-    try:
-        return footprint_of(export_module(module, torch.zeros(1, *image_shape)))
-    finally:
-        module.train(was_training)
+    module = copy.deepcopy(module).eval()
+    if fresh:
+        _leave_the_beginning(module)
+    return footprint_of(export_module(module, torch.zeros(1, *image_shape)))
+
+
+@torch.no_grad()
+def _leave_the_beginning(module: nn.Module) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and (parameter == parameter.flatten()[0]).all():
+                parameter.add_(torch.randn(parameter.shape) * 0.01)

@@ -22,7 +22,7 @@ class _OfExported(Measure):
         from binas.deploy.footprint import footprint
 
         channels, height, width = profile.layers[0].input_shape
-        return footprint(network, (channels, height, width))
+        return footprint(network, (channels, height, width), fresh=True)
 
 
 @register_measure("export_kb")

@@ -1,15 +1,17 @@
 """`model.binas`: a graph, packed, with its classes and how pictures become its input.
 
-A safetensors file. Its header holds one JSON text under `binas`; the tensors are the constants. Signs are one
-bit each, without padding; integers of few levels are planes of bits; all else is float32 or the smallest
-integer type that holds it. Nothing in it is code.
+A safetensors file. Its metadata hold one JSON text under `binas`, compressed (zlib, base64); its one tensor holds
+the bytes of all constants, node by node, by their names. Signs are one bit each, without padding; integers of
+few levels are planes of bits; all else is float32, int16 or int32. Nothing in it is code.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +26,7 @@ from binas.deploy.planes import LARGEST_CODE, MOST_PLANES, levels_of
 from binas.errors import UserError
 from binas.run.files import write_atomic
 
-FORMAT, VERSION = "binas-model", 1
-MOST_NODES, MOST_NUMBERS = 100_000, 2**31
+MOST_NODES, MOST_NUMBERS, MOST_TEXT = 100_000, 2**31, 2**26
 """A file that says more is refused before anything is made of it."""
 
 
@@ -78,7 +79,7 @@ class ModelText(Config):
     """Everything in the file but the numbers."""
 
     format: Literal["binas-model"] = "binas-model"
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     input_shape: tuple[int, int, int]
     """Height, width and channels of an image."""
     mean: tuple[float, ...]
@@ -194,35 +195,59 @@ def write_model(model: Model, path: Path) -> int:
     """Writes the file, whole or not at all; gives its bytes."""
     from safetensors.numpy import save
 
-    tensors = {}
-    for node, text in zip(model.graph.nodes, model.text.nodes, strict=True):
-        for key, packing in text.tensors.items():
-            tensors[f"{node.name}.{key}"] = _pack(node.tensors[key], packing)
-    words = json.dumps(model.text.model_dump(mode="json", exclude_defaults=True), separators=(",", ":"))
-    content = save(tensors, metadata={"binas": words})
+    parts = [
+        _pack(node.tensors[key], text.tensors[key]).tobytes()
+        for node, text in zip(model.graph.nodes, model.text.nodes, strict=True)
+        for key in sorted(text.tensors)
+    ]
+    constants = np.frombuffer(b"".join(parts), np.uint8)
+    content = save({"constants": constants}, metadata={"binas": packed_text(model.text)})
     write_atomic(path, content)
     return len(content)
 
 
+def packed_text(text: ModelText) -> str:
+    """The text as it stands in a file; `version` is said although it is the only one."""
+    plain = {"version": text.version, **text.model_dump(mode="json", exclude_defaults=True)}
+    words = json.dumps(plain, separators=(",", ":"))
+    return base64.b85encode(zlib.compress(words.encode(), 9)).decode()
+
+
+def unpacked_text(words: str) -> ModelText:
+    """The text of a file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    decompressor = zlib.decompressobj()
+    try:
+        plain = decompressor.decompress(base64.b85decode(words), MOST_TEXT)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("its text is cut off, or too long")
+    return ModelText.model_validate_json(plain)
+
+
 def _pack(value: Array, packing: PackedTensor) -> Array:
     if packing.type != "bits":
-        return np.ascontiguousarray(value).astype(packing.type)
+        return np.ascontiguousarray(value).astype(np.dtype(packing.type).newbyteorder("<"))
     digits = (value.reshape(-1).astype(np.int64) - packing.lowest) // packing.step
     planes = np.stack([1 - (digits >> plane & 1) for plane in range(packing.planes)])
     return np.packbits(planes.astype(np.uint8).reshape(-1), bitorder="little")
 
 
-def _unpacked(stored: Array, packing: PackedTensor, key: str) -> Array:
+def _unpacked(stored: bytes, packing: PackedTensor, key: str) -> Array:
     if packing.type != "bits":
-        if stored.dtype != np.dtype(packing.type) or stored.shape != packing.shape:
-            raise ValueError("a constant has another type or shape than is said")
-        if stored.dtype == np.float32 and np.isnan(stored).any():
+        values = np.frombuffer(stored, np.dtype(packing.type).newbyteorder("<")).reshape(packing.shape)
+        values = values.astype(packing.type)
+        if values.dtype == np.float32 and np.isnan(values).any():
             raise ValueError("a constant is not a number")
         wanted = {"thresholds": np.int32, "index": np.int32}.get(key)
-        return stored if wanted is None or stored.dtype == np.float32 else stored.astype(wanted)
-    if stored.dtype != np.uint8 or stored.shape != (packing.num_bytes,):
-        raise ValueError("packed bits have another size than is said")
-    bits = np.unpackbits(stored, bitorder="little")[: packing.numbers * packing.planes]
+        return values if wanted is None or values.dtype == np.float32 else values.astype(wanted)
+    bits = np.unpackbits(np.frombuffer(stored, np.uint8), bitorder="little")[
+        : packing.numbers * packing.planes
+    ]
     planes = 1 - bits.reshape(packing.planes, packing.numbers).astype(np.int64)
     digits = (planes << np.arange(packing.planes)[:, None]).sum(0)
     found: Array = (packing.lowest + packing.step * digits).reshape(packing.shape)
@@ -246,8 +271,10 @@ def read_model(path: Path) -> Model:
             metadata = file.metadata() or {}
             if "binas" not in metadata:
                 raise UserError(f"{path}: is no model of binas; binas export writes one")
-            text = ModelText.model_validate_json(metadata["binas"])
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            text = unpacked_text(metadata["binas"])
+            if list(file.keys()) != ["constants"]:
+                raise ValueError("it holds other tensors than its constants")
+            stored = file.get_tensor("constants")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; binas export writes one") from None
     except OSError as error:
@@ -261,11 +288,14 @@ def read_model(path: Path) -> Model:
         raise UserError(f"{path}: is damaged: {error}; export it again") from None
 
 
-def _graph(text: ModelText, stored: dict[str, Array]) -> Graph:
+def _graph(text: ModelText, stored: Array) -> Graph:
+    given = sum(packing.num_bytes for entry in text.nodes for packing in entry.tensors.values())
+    if stored.dtype != np.uint8 or stored.shape != (given,):
+        raise ValueError(f"its constants take {given} bytes by its text, but {stored.nbytes} in the file")
+    constants, place = stored.tobytes(), 0
     shapes: dict[str, tuple[int, ...]] = {INPUT: text.input_shape}
     kinds: dict[str, str] = {INPUT: "real"}
     nodes = []
-    used = set()
     for entry in text.nodes:
         if entry.op not in OPERATIONS:
             raise ValueError(f"node '{entry.name}': there is no operation '{entry.op[:40]}'")
@@ -274,12 +304,10 @@ def _graph(text: ModelText, stored: dict[str, Array]) -> Graph:
         if unknown := [name for name in entry.inputs if name not in shapes]:
             raise ValueError(f"node '{entry.name}' reads '{unknown[0][:40]}', which does not come before it")
         tensors = {}
-        for key, packing in entry.tensors.items():
-            name = f"{entry.name}.{key}"
-            if name not in stored:
-                raise ValueError(f"constant '{name[:60]}' is missing")
-            used.add(name)
-            tensors[key] = _unpacked(stored[name], packing, key)
+        for key in sorted(entry.tensors):
+            end = place + entry.tensors[key].num_bytes
+            tensors[key] = _unpacked(constants[place:end], entry.tensors[key], key)
+            place = end
         node = Node(
             entry.name,
             entry.op,
@@ -295,6 +323,4 @@ def _graph(text: ModelText, stored: dict[str, Array]) -> Graph:
         nodes.append(node)
     if text.output not in shapes or math.prod(shapes[text.output]) != len(text.classes):
         raise ValueError("its output is no score for each class")
-    if extra := set(stored) - used:
-        raise ValueError(f"constant '{min(extra)[:60]}' belongs to no node")
     return Graph(text.input_shape, tuple(nodes), text.output)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import save
 from torch import nn
 
 import binas
 from binas.deploy import reference
-from binas.deploy.model_file import read_model, write_model
+from binas.deploy.model_file import MOST_TEXT, read_model, unpacked_text, write_model
 from tests.deploy.programs import exported, image_of, shaken
 
 
@@ -31,12 +34,6 @@ def network() -> nn.Module:
 def written(tmp_path: Path) -> Path:
     write_model(exported(network(), 1, 9, 8), tmp_path / "m.binas")
     return tmp_path / "m.binas"
-
-
-def header_of(content: bytes) -> dict[str, Any]:
-    length = int.from_bytes(content[:8], "little")
-    found: dict[str, Any] = json.loads(content[8 : 8 + length])
-    return found
 
 
 def test_what_is_written_is_read(written: Path) -> None:
@@ -58,14 +55,20 @@ def test_it_is_as_large_as_its_constants_and_its_header(written: Path) -> None:
 
 
 def changed(written: Path, change: Any) -> Path:
-    """The file with another text, its tensors as they are."""
-    from safetensors.numpy import load
-
-    content = written.read_bytes()
-    text = json.loads(header_of(content)["__metadata__"]["binas"])
-    tensors = load(content)
-    change(text, tensors)
-    written.write_bytes(save(tensors, metadata={"binas": json.dumps(text)}))
+    """The file with another text, or other constants; these lie one after another, by their names."""
+    with safe_open(written, framework="numpy") as file:
+        text = unpacked_text(file.metadata()["binas"])
+        constants = file.get_tensor("constants").tobytes()
+    places, place = {}, 0
+    for node in text.nodes:
+        for key in sorted(node.tensors):
+            places[f"{node.name}.{key}"] = constants[place : place + node.tensors[key].num_bytes]
+            place += node.tensors[key].num_bytes
+    plain = text.model_dump(mode="json")
+    change(plain, places)
+    words = base64.b85encode(zlib.compress(json.dumps(plain).encode())).decode()
+    joined = np.frombuffer(b"".join(places.values()), np.uint8)
+    written.write_bytes(save({"constants": joined}, metadata={"binas": words}))
     return written
 
 
@@ -76,7 +79,7 @@ def _node(text: dict[str, Any], op: str) -> dict[str, Any]:
 
 HOSTILE: dict[str, Any] = {
     "another format": lambda text, _: text.update(format="other"),
-    "a later version": lambda text, _: text.update(version=2),
+    "a later version": lambda text, _: text.update(version=3),
     "an unknown operation": lambda text, _: _node(text, "pool").update(op="os.system"),
     "a cycle": lambda text, _: text["nodes"][0].update(inputs=[text["nodes"][-1]["name"]]),
     "no such input": lambda text, _: text["nodes"][1].update(inputs=["v999"]),
@@ -94,12 +97,12 @@ HOSTILE: dict[str, Any] = {
     "a mean that is none": lambda text, _: text.update(mean=["nan"]),
     "a std of 0": lambda text, _: text.update(std=[0.0]),
     "a missing constant": lambda _, tensors: tensors.pop(next(iter(tensors))),
-    "a constant too many": lambda _, tensors: tensors.update({"v77.weight": np.zeros(2, np.float32)}),
+    "a constant too many": lambda _, tensors: tensors.update({"v77.weight": bytes(8)}),
     "a constant of another size": lambda _, tensors: tensors.update(
-        {next(k for k in tensors if k.endswith("factor")): np.zeros(3, np.float32)}
+        {next(k for k in tensors if k.endswith("factor")): bytes(12)}
     ),
     "a constant that is no number": lambda _, tensors: tensors.update(
-        {k: np.full_like(v, np.nan) for k, v in tensors.items() if v.dtype == np.float32}
+        {k: b"\xff" * len(v) for k, v in tensors.items() if k.endswith("factor")}
     ),
 }
 
@@ -108,6 +111,17 @@ HOSTILE: dict[str, Any] = {
 def test_a_hostile_file_is_refused(written: Path, kind: str) -> None:
     with pytest.raises(binas.UserError, match=r"m\.binas.*(damaged|no model)"):
         read_model(changed(written, HOSTILE[kind]))
+
+
+def test_a_text_that_swells_is_refused(written: Path) -> None:
+    words = base64.b85encode(zlib.compress(b" " * (MOST_TEXT + 1))).decode()
+    written.write_bytes(save({"constants": np.zeros(1, np.uint8)}, metadata={"binas": words}))
+    with pytest.raises(binas.UserError, match="too long"):
+        read_model(written)
+    for words in ("", "{}", "\u00e4", base64.b85encode(b"no zlib").decode()):
+        written.write_bytes(save({"constants": np.zeros(1, np.uint8)}, metadata={"binas": words}))
+        with pytest.raises(binas.UserError, match="damaged"):
+            read_model(written)
 
 
 def test_any_damage_is_told_or_harmless(written: Path) -> None:

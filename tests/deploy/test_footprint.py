@@ -26,11 +26,14 @@ def header_bytes(file: Path) -> int:
     return 8 + struct.unpack("<Q", file.read_bytes()[:8])[0]
 
 
-@pytest.mark.parametrize("name", ["resnet20", "xnor_resnet18", "mobilenet_group"])
+@pytest.mark.parametrize("name", ["resnet20", "xnor_resnet18", "mobilenet_group", "reactnet_resnet18"])
 def test_the_file_is_the_rule_and_a_header(name: str, tmp_path: Path) -> None:
     module = binas.create_model(name, num_classes=10, image_size=32, width=0.25)
-    fresh = footprint(module, (3, 32, 32))
-    model = export_module(shaken(module), torch.zeros(1, 3, 32, 32))
+    fresh = footprint(module, (3, 32, 32), fresh=True)
+    with torch.no_grad():
+        for parameter in shaken(module).parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.02)
+    model = export_module(module, torch.zeros(1, 3, 32, 32))
     size = write_model(model, tmp_path / "m.binas")
     assert size == footprint_of(model).export_bytes + header_bytes(tmp_path / "m.binas")
     # sizes follow from shapes: fresh weights take what trained ones do
@@ -54,7 +57,7 @@ def test_measures_are_what_the_network_takes() -> None:
         count(genotype, (16, 16), 10, 3), lambda: binas.create_network(genotype, num_classes=10)
     )
     assert torch.equal(state, torch.get_rng_state())
-    found = footprint(binas.create_network(genotype, num_classes=10), (3, 16, 16))
+    found = footprint(binas.create_network(genotype, num_classes=10), (3, 16, 16), fresh=True)
     assert values == {
         "export_kb": found.export_bytes / 1000,
         "activation_kb": found.activation_bytes / 1000,

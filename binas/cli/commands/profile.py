@@ -110,7 +110,8 @@ class _Counted:
     """A profile, what it is of, and the network itself.
 
     Args:
-        build: makes it, with fresh weights.
+        build: gives it.
+        fresh: whether it was not trained.
     """
 
     profile: Profile
@@ -118,13 +119,14 @@ class _Counted:
     build: Callable[[], nn.Module]
     in_channels: int
     image_size: tuple[int, int]
+    fresh: bool = True
 
     def exported(self) -> Footprint | UserError:
         """What it takes as a 1-bit program; or why it cannot be one."""
         from binas.deploy.footprint import footprint
 
         try:
-            return footprint(self.build(), (self.in_channels, *self.image_size))
+            return footprint(self.build(), (self.in_channels, *self.image_size), fresh=self.fresh)
         except UserError as error:
             return error
 
@@ -163,17 +165,21 @@ def _counted(options: Namespace, plugins: tuple[PluginRecord, ...], overrides: d
     sizes: dict[str, Any] = dict(DEFAULT_SIZES)
     stage: dict[str, Any] = {}
     trained: ModelStructure | None = None
+    network: nn.Module = nn.Identity()
     if path.suffix == ".pt":
         from binas.train.model_file import load_model
 
-        _, structure, _ = load_model(path, plugins)
+        network, structure, _ = load_model(path, plugins)
         if structure.model is not None:
             sizes = _sizes(options, {key: getattr(structure, key) for key in sizes})
             changed = structure.model_copy(update=sizes)
             title = f"{path}: {structure.model.summary()}, {_format_sizes(sizes)}"
             task = Task(**sizes, binarizations=())
             profile = count_built(changed.build_network, task, **_stage_of(structure.stage))
-            return _Counted(profile, title, changed.build_network, sizes["in_channels"], sizes["image_size"])
+            own = (sizes["in_channels"], sizes["image_size"])
+            if all(sizes[key] == getattr(structure, key) for key in sizes):
+                return _Counted(profile, title, lambda: network, *own, fresh=False)
+            return _Counted(profile, title, changed.build_network, *own)
         genotype, settings = structure.read_genotype(), structure.settings
         sizes |= {key: getattr(structure, key) for key in sizes}
         stage, trained = _stage_of(structure.stage), structure
@@ -185,13 +191,17 @@ def _counted(options: Namespace, plugins: tuple[PluginRecord, ...], overrides: d
     sizes = _sizes(options, sizes)
 
     def built(settings: NetworkSettings | None = None) -> _Counted:
-        def build() -> nn.Module:
-            if trained is not None:
-                return trained.model_copy(update={**sizes, "settings": settings}).build_network()
-            return genotype_network(genotype, sizes["in_channels"], sizes["num_classes"], settings=settings)
-
+        own = (sizes["in_channels"], sizes["image_size"])
         profile = count(genotype, **sizes, settings=settings, **stage)
-        return _Counted(profile, title, build, sizes["in_channels"], sizes["image_size"])
+        if trained is None:
+            classes = sizes["num_classes"]
+            return _Counted(
+                profile, title, lambda: genotype_network(genotype, own[0], classes, settings=settings), *own
+            )
+        changes = {**sizes, "settings": settings}
+        if all(changes[key] == getattr(trained, key) for key in changes):
+            return _Counted(profile, title, lambda: network, *own, fresh=False)
+        return _Counted(profile, title, trained.model_copy(update=changes).build_network, *own)
 
     changes = {key: getattr(options, key) for key in ("num_cells", "init_channels")}
     changes = {key: value for key, value in changes.items() if value is not None}
