@@ -1,8 +1,8 @@
 """`model.binas`: a graph, packed, with its classes and how pictures become its input.
 
 A safetensors file. Its metadata hold one JSON text under `binas`, compressed (zlib, base85); its one tensor
-holds the bytes of all constants, node by node, by their names. Signs are one bit each, without padding; integers
-of few levels are planes of bits; all else is float32, int16 or int32. Nothing in it is code.
+holds the bytes of all constants, node by node, by their names. Signs are one bit each, without padding;
+integers of few levels are planes of bits; all else is float32, int16 or int32. Nothing in it is code.
 """
 
 from __future__ import annotations
