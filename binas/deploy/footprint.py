@@ -18,7 +18,8 @@ RULE = """\
 Exported bytes: signs take one bit each, without padding to words, and so does the direction of a threshold;
 levels of k bits take k; scales, folded batch-norms and thresholds of real numbers are float32; thresholds of
 sums of signs are int16 (int32 where a sum can be larger). A batch-norm and a scale in front of a sign are in
-its thresholds and take nothing. A .binas file holds these bytes and a header of names, shapes and classes.
+its thresholds and take nothing; nor do numbers that are all the same, as the shifts of a scale. A .binas file
+holds these bytes and a header of names, shapes and classes.
 Activation memory: the arena of the C program, values that live at the same time side by side."""
 
 
@@ -75,7 +76,8 @@ def footprint(module: nn.Module, image_shape: tuple[int, int, int], *, fresh: bo
     Args:
         image_shape: (C, H, W).
         fresh: the network was not trained; parameters that begin at 0 or 1, as shifts and slopes do, are
-            moved off in a copy: shifts by 0 are left out of a program, and training leaves none.
+            moved off in a copy, and so are statistics: what is the same for all channels takes nothing in a
+            file, and training leaves little of that.
     Raises:
         UserError: something of it is known to no back end.
     """
@@ -89,6 +91,7 @@ def footprint(module: nn.Module, image_shape: tuple[int, int, int], *, fresh: bo
 def _leave_the_beginning(module: nn.Module) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for parameter in module.parameters():
-            if parameter.is_floating_point() and (parameter == parameter.flatten()[0]).all():
-                parameter.add_(torch.randn(parameter.shape) * 0.01)
+        for number in (*module.parameters(), *module.buffers()):
+            is_many = number.is_floating_point() and number.numel() > 1
+            if is_many and (number == number.flatten()[0]).all():
+                number.add_(torch.randn(number.shape) * 0.01)

@@ -26,18 +26,24 @@ from binas.deploy.planes import LARGEST_CODE, MOST_PLANES, levels_of
 from binas.errors import UserError
 from binas.run.files import write_atomic
 
-MOST_NODES, MOST_NUMBERS, MOST_TEXT = 100_000, 2**31, 2**26
+MOST_NODES, MOST_NUMBERS, MOST_TEXT, MOST_SAME = 100_000, 2**31, 2**26, 2**22
 """A file that says more is refused before anything is made of it."""
+
+
+MANY = 2**14
+"""Numbers above which those that are all the same are stored nevertheless."""
 
 
 class PackedTensor(Config):
     """How a constant is stored.
 
-    `bits` has planes of signs one after another; bit 1 is −1.
+    `bits` has planes of signs one after another; bit 1 is −1. `same` stores nothing: all are the float32
+    `value`, as the shifts of a scale are.
     """
 
     shape: tuple[int, ...] = Field(max_length=4)
-    type: Literal["float32", "int8", "int16", "int32", "uint8", "bits"]
+    type: Literal["float32", "int16", "int32", "bits", "same"]
+    value: float = Field(0.0, allow_inf_nan=False)
     lowest: int = 0
     """Of a packed integer: value = lowest + step·k, k of so many planes."""
     step: int = Field(1, ge=1, le=2 * LARGEST_CODE)
@@ -53,6 +59,8 @@ class PackedTensor(Config):
         """Of the stored tensor."""
         if self.type == "bits":
             return -(-self.numbers * self.planes // 8)
+        if self.type == "same":
+            return 0
         return self.numbers * np.dtype(self.type).itemsize
 
     @model_validator(mode="after")
@@ -97,6 +105,9 @@ class ModelText(Config):
             math.isfinite(v) for v in (*self.mean, *self.std)
         ):
             raise ValueError(f"mean and std: one finite number for each of the {channels} channels is needed")
+        packed = [one for node in self.nodes for one in node.tensors.values()]
+        if sum(one.numbers for one in packed if one.type == "same") > MOST_SAME:
+            raise ValueError("it has more numbers than are stored in it")
         if any(not std > 0 for std in self.std):
             raise ValueError("std: numbers above 0 are needed")
         return self
@@ -182,6 +193,13 @@ def _packing(node: Node, key: str, value: Array) -> PackedTensor:
     if key == "falls":
         return PackedTensor(shape=shape, type="bits", lowest=0, step=1, planes=1)
     if value.dtype == np.float32:
+        first = value.reshape(-1)[:1]
+        if (
+            1 < value.size <= MANY
+            and first.tobytes() * value.size == value.tobytes()
+            and np.isfinite(first[0])
+        ):
+            return PackedTensor(shape=shape, type="same", value=float(first[0]))
         return PackedTensor(shape=shape, type="float32")
     # int8 would do for some: the size of a file follows from shapes, not from what was learned
     for type_ in ("int16", "int32"):
@@ -232,6 +250,8 @@ def unpacked_text(words: str) -> ModelText:
 
 
 def _pack(value: Array, packing: PackedTensor) -> Array:
+    if packing.type == "same":
+        return np.zeros(0, np.uint8)
     if packing.type != "bits":
         return np.ascontiguousarray(value).astype(np.dtype(packing.type).newbyteorder("<"))
     digits = (value.reshape(-1).astype(np.int64) - packing.lowest) // packing.step
@@ -240,6 +260,8 @@ def _pack(value: Array, packing: PackedTensor) -> Array:
 
 
 def _unpacked(stored: bytes, packing: PackedTensor, key: str) -> Array:
+    if packing.type == "same":
+        return np.full(packing.shape, packing.value, np.float32)
     if packing.type != "bits":
         values = np.frombuffer(stored, np.dtype(packing.type).newbyteorder("<")).reshape(packing.shape)
         values = values.astype(packing.type)

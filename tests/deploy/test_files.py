@@ -84,6 +84,9 @@ HOSTILE: dict[str, Any] = {
     "a cycle": lambda text, _: text["nodes"][0].update(inputs=[text["nodes"][-1]["name"]]),
     "no such input": lambda text, _: text["nodes"][1].update(inputs=["v999"]),
     "a huge shape": lambda text, _: _node(text, "pool").update(shape=[2**23, 2**23, 2**23]),
+    "many numbers out of nothing": lambda text, _: _node(text, "line")["tensors"].update(
+        factor={"shape": [2**30], "type": "same"}
+    ),
     "a negative shape": lambda text, _: _node(text, "pool").update(shape=[1, 1, -6]),
     "a wrong shape": lambda text, _: _node(text, "binary_convolution").update(shape=[5, 4, 21]),
     "a huge stride": lambda text, _: _node(text, "binary_convolution")["attributes"].update(stride=10**30),

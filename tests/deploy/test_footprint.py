@@ -44,8 +44,8 @@ def test_the_file_is_the_rule_and_a_header(name: str, tmp_path: Path) -> None:
 def test_signs_of_a_layer_take_a_bit_each() -> None:
     layers = [binas.nn.BinaryConv2d(3, 7, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
     found = footprint(torch.nn.Sequential(*layers), (3, 5, 5))
-    # 7·3·9 weights and 3 directions of thresholds; 3 thresholds of pixels, and a line of 7 channels
-    assert (found.sign_bytes, found.real_bytes) == (24 + 1, 4 * 3 + 2 * 4 * 7)
+    # 7·3·9 weights and 3 directions of thresholds; 7 scales: thresholds of pixels and shifts are all 0
+    assert (found.sign_bytes, found.real_bytes) == (24 + 1, 4 * 7)
 
 
 def test_measures_are_what_the_network_takes() -> None:
