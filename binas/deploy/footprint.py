@@ -81,17 +81,18 @@ def footprint(module: nn.Module, image_shape: tuple[int, int, int], *, fresh: bo
     Raises:
         UserError: something of it is known to no back end.
     """
-    module = copy.deepcopy(module).eval()
-    if fresh:
-        _leave_the_beginning(module)
+    module = as_if_trained(module) if fresh else module
     return footprint_of(export_module(module, torch.zeros(1, *image_shape)))
 
 
 @torch.no_grad()
-def _leave_the_beginning(module: nn.Module) -> None:
+def as_if_trained(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and statistics have left the 0 or 1 at which they began."""
+    module = copy.deepcopy(module).eval()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for number in (*module.parameters(), *module.buffers()):
             is_many = number.is_floating_point() and number.numel() > 1
             if is_many and (number == number.flatten()[0]).all():
                 number.add_(torch.randn(number.shape) * 0.01)
+    return module

@@ -33,10 +33,10 @@ from tools.measuring.measured import Rows, short_hash
 ROWS = Path("benchmarks/device_space.jsonl")
 PAGE = Path("benchmarks/device_space.md")
 SPACES: dict[str, dict[str, Any]] = {
-    "binas, 32 channels": {"base": "binas", "network": {"init_channels": 32, "num_cells": 5}},
-    "binas_device, 32 channels": {
+    "binas, 16 channels": {"base": "binas", "network": {"init_channels": 16, "num_cells": 5}},
+    "binas_device, 16 channels": {
         "base": "binas_device",
-        "network": {"init_channels": 32, "num_cells": 5},
+        "network": {"init_channels": 16, "num_cells": 5},
     },
 }
 BATCH_SIZE, RATE = 64, 3e-3
@@ -46,7 +46,7 @@ def main() -> None:
     """Trains what is missing, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--genotypes", type=int, default=3, help="each is its own seed (default: 3)")
-    parser.add_argument("--epochs", type=int, default=6, help="of training (default: 6)")
+    parser.add_argument("--epochs", type=int, default=5, help="of training (default: 5)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = binas.open_data("fashion_small", image_size=14)
