@@ -255,7 +255,7 @@ class Search:
         """Logs an epoch, and says what it reached."""
         strategy, total, part = self.strategy, self.strategy.num_epochs, self.strategy.part(epoch)
         seconds_left = watch.remaining(total - epoch - 1)
-        entropy = float(mean_entropy(probabilities))
+        entropy, figures = float(mean_entropy(probabilities)), strategy.figures()
         rates = rate_values(result.images_per_second, self.rate_alone)
         log.log(
             epoch,
@@ -263,13 +263,13 @@ class Search:
             **result.means,
             entropy=entropy,
             temperature=strategy.temperatures,
-            **strategy.figures(),
+            **figures,
             genotype=genotype.hash(),
             operations=operation_counts(genotype),
             time={**rates, "seconds_left": seconds_left},
             **number_of_ranks(),
         )
-        self.history.append({"step": epoch, "phase": part, **result.means, "entropy": entropy})
+        self.history.append({"step": epoch, "phase": part, **result.means, "entropy": entropy, **figures})
         if log.writes:
             self._show(log, epoch, probabilities, genotype)
         shown = " ".join(f"{name} {value:.4f}" for name, value in result.means.items())

@@ -72,7 +72,7 @@ def test_our_parts_of_a_search(subtests: pytest.Subtests) -> None:
 
 def test_our_measures(subtests: pytest.Subtests) -> None:
     for name in MEASURES:
-        if name != "latency_ms":  # which needs a table; tests/profile/test_latency.py
+        if name not in ("latency_ms", "program_ms"):  # which need a table and have tests of their own
             with subtests.test(name):
                 testing.check_measure(name)
 

@@ -135,9 +135,7 @@ def _steps(what: str, kind: str, options: Namespace) -> int:
         for key, value in sizes.items():
             if value is not None:
                 flag = key.replace("_", "-")
-                raise UserError(
-                    f"--{flag}: is for spaces and names; a trained network has its own"
-                )
+                raise UserError(f"--{flag}: is for spaces and names; a trained network has its own")
     sizes = {key: SIZES[key] if value is None else value for key, value in sizes.items()}
     if min(options.threads, 1 if options.genomes is None else options.genomes, *sizes.values()) < 1:
         raise UserError("latency: threads, genomes and sizes are numbers from 1 on")
