@@ -31,11 +31,13 @@ class Footprint:
         sign_bytes: of weights and other constants of a few bits.
         real_bytes: of all other constants.
         activation_bytes: of all values that are kept at the same time, the largest while it runs.
+        constant_bytes: of all constants as the C program holds them, in words.
     """
 
     sign_bytes: int
     real_bytes: int
     activation_bytes: int
+    constant_bytes: int
 
     @property
     def export_bytes(self) -> int:
@@ -61,13 +63,14 @@ class Footprint:
             "export_sign_bytes": self.sign_bytes,
             "export_real_bytes": self.real_bytes,
             "activation_bytes": self.activation_bytes,
+            "constant_bytes": self.constant_bytes,
         }
 
 
 def footprint_of(model: Model) -> Footprint:
     """Of what has been exported."""
-    sizes = model.sizes()
-    return Footprint(sizes["1-bit"], sizes["real"], emit(model.graph).arena_bytes)
+    sizes, program = model.sizes(), emit(model.graph)
+    return Footprint(sizes["1-bit"], sizes["real"], program.arena_bytes, program.constant_bytes)
 
 
 def footprint(module: nn.Module, image_shape: tuple[int, int, int], *, fresh: bool = False) -> Footprint:

@@ -109,7 +109,9 @@ def test_bench_tells_times_and_parts(run: Path, binas: Runner, monkeypatch: pyte
     status, output, error = binas("bench", "runs/r", "--rounds", "3", "--against", "torch,onnxruntime")
     assert status == 0, error
     assert "torch" in output and "onnxruntime" in output and "1-bit" in output and "one thread" in output
-    status, output, _ = binas("bench", "runs/r", "--rounds", "2", "--json", "-")
+    status, output, _ = binas("bench", "runs/r", "--rounds", "2", "--json", "-", "--chart", "steps.svg")
+    assert "<svg" in Path("steps.svg").read_text(encoding="utf-8")
+    assert json.loads(output.splitlines()[-1])["memory_bytes"]["activations"] > 0
     figures = json.loads(output.splitlines()[-1])
     assert figures["threads"] == 1 and sum(figures["shares"].values()) == pytest.approx(1)
     assert any(step["kind"] == "1-bit" and step["source"] for step in figures["steps"])

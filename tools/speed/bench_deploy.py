@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import statistics
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from binas.deploy.bench import measured, steps, timings
+from binas.deploy.export import export_module
 from binas.deploy.opening import open_model
 from binas.deploy.runtime import Loaded
+from binas.nn import BinaryConv2d
 from binas.run.files import write_atomic
 from binas.run.machine import machine_words
 
 NETWORKS = (("bnas_a", 32), ("bireal_resnet18", 224), ("reactnet_a", 224), ("resnet20", 32))
 AGAINST = ("torch", "onnxruntime", "openvino")
 LOWER = (("AVX2", "-march=x86-64-v3"), ("portable", ""))
+
+
+KERNELS = ((256, 256, 14), (64, 64, 56), (512, 512, 7))
+"""Channels in and out, and side, of 3×3 convolutions."""
+PROFILE = ("BINAS_PROFILE", "_POSIX_C_SOURCE=199309L")
 
 
 def main() -> None:
@@ -72,9 +81,39 @@ def main() -> None:
         words = " | ".join(f"{share:.0%}" for share in shares)
         parts.append(f"| {name} | {words} | {sizes['1-bit'] / 1000 / kilobytes:.0%} | {kilobytes:,.0f} kB |")
         print("\n".join(lines[-6:]), flush=True)
+    parts += ["", *kernels(options.rounds)]
     path = Path("benchmarks") / f"deploy_{options.machine}.md"
     write_atomic(path, "\n".join([*lines, *parts]) + "\n")
     print(path)
+
+
+def kernels(rounds: int) -> list[str]:
+    """Multiply-accumulates a second of single binary convolutions, their scales included."""
+    lines = [
+        "| 3×3 convolution | instructions | ms | G multiply-accumulates/s |",
+        "| --- | --- | --- | --- |",
+    ]
+    for inputs, outputs, side in KERNELS:
+        module = torch.nn.Sequential(
+            BinaryConv2d(inputs, outputs, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        ).eval()
+        model = export_module(module, torch.zeros(1, inputs, side, side))
+        image = np.random.default_rng(0).normal(size=model.graph.input_shape).astype(np.float32)
+        for arch in ("-march=native", *(arch for _, arch in LOWER)):
+            loaded = Loaded(model, arch=arch, defines=PROFILE)
+            assert loaded.program is not None
+            (place,) = (n for n, (_, _, kind) in enumerate(loaded.program.groups) if kind == "1-bit")
+            taken = []
+            for _ in range(rounds):
+                for _ in range(20):
+                    loaded.scores(image)
+                taken.append(loaded.times()[place] / 20)
+            seconds = statistics.median(taken)
+            rate = inputs * outputs * 9 * side**2 / seconds / 1e9
+            name = f"{inputs}→{outputs}, {side}×{side}"
+            lines.append(f"| {name} | {loaded.runs_on} | {1000 * seconds:.4f} | {rate:,.0f} |")
+            print(lines[-1], flush=True)
+    return lines
 
 
 if __name__ == "__main__":

@@ -40,12 +40,14 @@ def add_arguments(arguments: Arguments) -> None:
     arguments.add(
         "--json", metavar="FILE", help="write the figures there; -: print them in place of the table"
     )
+    arguments.add("--chart", metavar="FILE", help="draw the time of each step (png, svg or pdf)")
     plugins(arguments)
 
 
 def run(options: Namespace, overrides: Overrides) -> int:
     """binas bench"""
     from binas.deploy.bench import steps, timings
+    from binas.deploy.footprint import footprint_of
     from binas.deploy.opening import is_model_file, open_model
     from binas.run.files import write_atomic
     from binas.run.machine import machine_words
@@ -60,6 +62,7 @@ def run(options: Namespace, overrides: Overrides) -> int:
     against = tuple(word for word in options.against.split(",") if word)
     found = timings(opened.model, opened.module, against, options.rounds, options.threads)
     parts = steps(opened.model, options.rounds)
+    takes = footprint_of(opened.model)
     total = sum(part.milliseconds for part in parts) or 1.0
     shares = {
         kind: sum(p.milliseconds for p in parts if p.kind == kind) / total
@@ -74,7 +77,12 @@ def run(options: Namespace, overrides: Overrides) -> int:
         "shares": shares,
         "steps": [asdict(part) for part in parts],
         "bytes": opened.model.sizes(),
+        "memory_bytes": {"activations": takes.activation_bytes, "constants": takes.constant_bytes},
     }
+    if options.chart:
+        from binas.deploy.chart import draw_steps
+
+        draw_steps(parts, options.chart)
     if options.json is not None and options.json != "-":
         write_atomic(Path(options.json), json.dumps(document, indent=1) + "\n")
     if options.json == "-":
@@ -87,6 +95,10 @@ def run(options: Namespace, overrides: Overrides) -> int:
     for name, timing in found.items():
         spread = f"{timing.low:.3f}–{timing.high:.3f}"
         print(f"{name:28} {timing.median:9.3f} {spread:>18} {timing.median / own:8.2f}")
+    print(
+        f"memory of the program: {takes.activation_bytes / 1000:,.1f} kB in which it computes,"
+        f" {takes.constant_bytes / 1000:,.1f} kB of constants"
+    )
     words = ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
     print(f"\ntime of the program's steps, one thread: {words}")
     for part in sorted(parts, key=lambda p: -p.milliseconds)[: options.layers]:
