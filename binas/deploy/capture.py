@@ -16,6 +16,13 @@ from torch.nn import functional as F
 from binas.binarize import BinaryConv2d, binary_convolutions
 from binas.binarize.contract import ActivationBinarizer, Bases
 from binas.binarize.linear import BinaryLinear
+from binas.binarize.schemes.least_squares import (
+    SAMPLES,
+    LeastSquaresActivation2,
+    LeastSquaresTernaryActivation,
+    ternary_base_with,
+    two_bases_with,
+)
 from binas.deploy.bisection import steps_of_reals
 from binas.deploy.planes import LARGEST_CODE
 from binas.deploy.steps import NotAStep, Steps
@@ -35,6 +42,17 @@ def step(x: Tensor, layer: int, base: int) -> Tensor:
 def convolve(codes: Tensor, layer: int, base: int, size: list[int]) -> Tensor:
     """The sums of codes with one base of a layer's weights."""
     raise NotImplementedError("it is captured, never run")
+
+
+@torch.library.custom_op(f"{LIBRARY}::split_scales", mutates_args=())
+def split_scales(x: Tensor, function: str, samples: int) -> Tensor:
+    """The scales of least squared error of an image's numbers: `two_bases` (1, 2), or `ternary` (1, 1)."""
+    raise NotImplementedError("it is captured, never run")
+
+
+@split_scales.register_fake
+def _(x: Tensor, function: str, samples: int) -> Tensor:
+    return x.new_empty((1, 2 if function == "two_bases" else 1))
 
 
 @step.register_fake
@@ -155,6 +173,12 @@ class _StandIn(nn.Module):
         conv, steps = self._owner[0], self.layer.steps
         if not conv.binarize_activations:
             return [(conv.real_input(x), None)]
+        match conv.activation_binarizer:
+            case LeastSquaresActivation2():
+                v = split_scales(x, "two_bases", SAMPLES)
+                return two_bases_with(x, v[:, :1, None, None], v[:, 1:, None, None])
+            case LeastSquaresTernaryActivation():
+                return ternary_base_with(x, split_scales(x, "ternary", SAMPLES)[:, :, None, None])
         if not steps:
             return cast(Bases, conv.activation_binarizer(x))
         return [

@@ -547,6 +547,10 @@ class _Lowering:
         kernel = [length // want for length, want in zip(lengths, wanted, strict=True)]
         return self._pool("mean", value, kernel, kernel, 0, 1, False)
 
+    def _split_scales(self, value: Value, function: str, samples: int) -> Value:
+        wide = 2 if function == "two_bases" else 1
+        return self._emit("split_scales", [self._name(value)], (1, wide), function=function, samples=samples)
+
     def _adaptive_max_pool2d(self, value: Value, size: Any) -> tuple[Value, None]:
         wanted = _pair(size)
         lengths = value.shape[2:]

@@ -5,6 +5,7 @@ ONNX's Sign is 0 at 0, so a step is a comparison and a choice. Padding that is n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from binas.errors import UserError
 from binas.run.files import write_atomic
 
 OPSET = 17
+FLOAT, DOUBLE = 1, 11
+"""As ONNX numbers them."""
 UNARY = {
     "relu": "Relu",
     "abs": "Abs",
@@ -87,11 +90,11 @@ class _Writer:
             made, producer_name="binas", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9
         )
 
-    def _add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+    def _add(self, op: str, inputs: Sequence[str], output: str, *more: str, **attributes: Any) -> str:
         from onnx import helper
 
         self.nodes.append(
-            helper.make_node(op, list(inputs), [output], name=f"n{len(self.nodes)}", **attributes)
+            helper.make_node(op, list(inputs), [output, *more], name=f"n{len(self.nodes)}", **attributes)
         )
         return output
 
@@ -243,6 +246,64 @@ class _Writer:
 
     def _channel_mean(self, node: Node) -> None:
         self._add("ReduceMean", node.inputs, node.name, axes=[1], keepdims=1)
+
+    def _split_scales(self, node: Node) -> None:
+        """As the reference, in doubles: sorted magnitudes, their running sums, the best place to split."""
+        how = node.attributes
+        count = math.prod(self.graph.shape_of(node.inputs[0]))
+        step = -(-count // how["samples"])
+        n, ternary = -(-count // step), how["function"] == "ternary"
+
+        def whole(*numbers: int) -> str:
+            return self._keep(np.array(numbers, np.int64))
+
+        def real(*numbers: float) -> str:
+            return self._keep(np.array(numbers, np.float64))
+
+        def does(op: str, *inputs: str, **attributes: Any) -> str:
+            return self._add(op, list(inputs), self._new(), **attributes)
+
+        flat = does("Reshape", node.inputs[0], whole(-1))
+        everything = does("Cast", does("Abs", flat), to=DOUBLE)
+        chosen = does("Slice", everything, whole(0), whole(count), whole(0), whole(step))
+        values, places = self._new(), self._new()
+        self._add("TopK", [chosen, whole(n)], values, places, largest=int(ternary))
+        sums = does("CumSum", values, self._keep(np.array(0, np.int64)))
+        if ternary:
+            counts = real(*range(1, n + 1))
+            score = does("Div", does("Mul", sums, sums), counts)
+            best = does("ArgMax", score, axis=0, keepdims=1)
+            high = does("Gather", does("Div", sums, counts), best, axis=0)
+            low, split = real(0.0), does("Div", high, real(2.0))
+        elif n == 1:
+            low = high = split = values
+        else:
+            below = does("Slice", sums, whole(0), whole(n - 1))
+            above = does("Sub", does("Slice", sums, whole(n - 1), whole(n)), below)
+            one, other = real(*range(1, n)), real(*range(n - 1, 0, -1))
+            first, second = does("Div", below, one), does("Div", above, other)
+            score = does("Add", does("Mul", below, first), does("Mul", above, second))
+            best = does("ArgMax", score, axis=0, keepdims=1)
+            low, high = (does("Gather", means, best, axis=0) for means in (first, second))
+            split = does("Div", does("Add", low, high), real(2.0))
+        if n < count:
+            over = does("Cast", does("Greater", everything, split), to=DOUBLE)
+            number = does("ReduceSum", over, whole(0))
+            total = does("ReduceSum", everything, whole(0))
+            sum_over = does("ReduceSum", does("Mul", everything, over), whole(0))
+            rest = does("Sub", real(count), number)
+            found = does("Div", does("Sub", total, sum_over), does("Max", rest, real(1.0)))
+            low = does("Where", does("Greater", rest, real(0.5)), found, low)
+            found = does("Div", sum_over, does("Max", number, real(1.0)))
+            high = does("Where", does("Greater", number, real(0.5)), found, high)
+        if ternary:
+            result = high
+        else:
+            parts = (does(op, high, low) for op in ("Add", "Sub"))
+            result = does("Concat", *(does("Div", part, real(2.0)) for part in parts), axis=0)
+            result = does("Reshape", result, whole(-1))
+        short = does("Cast", result, to=FLOAT)
+        self._add("Reshape", [short, whole(1, *node.shape)], node.name)
 
     def _view(self, node: Node) -> None:
         shape = [1, node.shape[2], *node.shape[:2]] if len(node.shape) == 3 else [1, *node.shape]

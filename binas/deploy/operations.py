@@ -212,6 +212,12 @@ def _channel_mean(node: Node, shapes: list[Shape]) -> bool:
     return len(shapes[0]) == 3 and node.shape == (*shapes[0][:2], 1)
 
 
+def _split_scales(node: Node, shapes: list[Shape]) -> bool:
+    function, samples = node.attributes["function"], node.attributes["samples"]
+    wide = {"two_bases": 2, "ternary": 1}.get(function) if isinstance(function, str) else None
+    return len(shapes[0]) == 3 and node.shape == (wide,) and _int(samples, 1, 2**20)
+
+
 def _select(node: Node, shapes: list[Shape]) -> bool:
     if len(shapes[0]) != 3 or len(node.shape) != 3 or not _real(node.attributes["fill"]):
         return False
@@ -275,5 +281,6 @@ OPERATIONS: dict[str, tuple[int | None, tuple[str, ...], tuple[str, ...], Check]
         _pool,
     ),
     "channel_mean": (1, (), (), _channel_mean),
+    "split_scales": (1, (), ("function", "samples"), _split_scales),
 }
 """For each operation: values that it reads, constants (? where it may lack one), attributes, its check."""

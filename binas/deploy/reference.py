@@ -194,6 +194,35 @@ def _channel_mean(node: Node, x: Array) -> Array:
     return (total / F32(x.shape[-1]))[..., None]
 
 
+def _split_scales(node: Node, x: Array) -> Array:
+    """As `binas.binarize.optimal`, sums one after another in the order of channels, then pixels."""
+    everything = np.abs(x.transpose(2, 0, 1).reshape(-1)).astype(np.float64)
+    chosen = np.sort(everything[:: -(-len(everything) // node.attributes["samples"])])
+    n = len(chosen)
+    if node.attributes["function"] == "ternary":
+        sums = np.cumsum(chosen[::-1])
+        best = int((sums * sums / np.arange(1, n + 1)).argmax())
+        low, high = 0.0, sums[best] / (best + 1)
+        split = high / 2
+    elif n == 1:
+        return np.array([chosen[0], 0], np.float32)
+    else:
+        sums = np.cumsum(chosen)
+        below, above, count = sums[:-1], sums[-1] - sums[:-1], np.arange(1, n)
+        best = int((below * below / count + above * above / (n - count)).argmax())
+        low, high = below[best] / (best + 1), above[best] / (n - best - 1)
+        split = (low + high) / 2
+    if n < len(everything):
+        over = everything > split
+        number, total = int(over.sum()), np.cumsum(everything)[-1]
+        sum_over = np.cumsum(np.where(over, everything, 0.0))[-1]
+        low = (total - sum_over) / (len(everything) - number) if number < len(everything) else low
+        high = sum_over / number if number else high
+    if node.attributes["function"] == "ternary":
+        return np.array([high], np.float32)
+    return np.array([(high + low) / 2, (high - low) / 2], np.float32)
+
+
 def _select(node: Node, x: Array) -> Array:
     rows, columns, channels = (np.asarray(node.attributes[key]) for key in ("rows", "columns", "channels"))
     rows, columns, channels = rows[:, None, None], columns[None, :, None], channels[None, None]
@@ -230,5 +259,6 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "linear": _linear,
     "pool": _pool,
     "channel_mean": _channel_mean,
+    "split_scales": _split_scales,
 }
 """What each node does, by its `op`."""

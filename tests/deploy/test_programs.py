@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +15,11 @@ from torch import Tensor, nn
 import binas
 from binas.binarize import ACTIVATION_BINARIZERS, WEIGHT_BINARIZERS
 from binas.binarize.conv import BinaryConv2d
+from binas.deploy import reference
 from binas.deploy.compiler import find_compiler
+from binas.deploy.onnx_file import write_onnx
 from binas.models import MODELS
-from tests.deploy.programs import check_program, check_reference, exported, shaken
+from tests.deploy.programs import check_program, check_reference, exported, image_of, shaken
 from tests.quick import few_of
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
@@ -121,12 +125,23 @@ def layered(activation: dict[str, Any], weight: dict[str, Any]) -> nn.Module:
 
 
 ACTIVATIONS = [(name, v) for name in ACTIVATION_BINARIZERS for v in ACTIVATION_BINARIZERS[name].variants]  # type: ignore[attr-defined]
-SORTING = ("ls2", "ls_ternary")
-"""They sort the numbers of an image to find their scale, which no back end does."""
 WEIGHTS = [(name, v) for name in WEIGHT_BINARIZERS for v in WEIGHT_BINARIZERS[name].variants]  # type: ignore[attr-defined]
 
 
-COMPILED = {"sign", "rsign", "pact", "xnor_k", "xnor", "bnn", "twn", "ttq", "dorefa", "syq"}
+COMPILED = {
+    "ls2",
+    "ls_ternary",
+    "sign",
+    "rsign",
+    "pact",
+    "xnor_k",
+    "xnor",
+    "bnn",
+    "twn",
+    "ttq",
+    "dorefa",
+    "syq",
+}
 """Whose programs are compiled with every change; all others' by `make ci-extra`."""
 
 
@@ -134,8 +149,7 @@ COMPILED = {"sign", "rsign", "pact", "xnor_k", "xnor", "bnn", "twn", "ttq", "dor
 @pytest.mark.parametrize(("name", "options"), ACTIVATIONS, ids=str)
 def test_the_program_of_every_activation_binarizer(name: str, options: dict[str, Any]) -> None:
     module = layered({"name": name, **options}, {"name": "xnor"})
-    if name not in SORTING:
-        check_program(module, exported(module, 2, 7, 6), images=1)
+    check_program(module, exported(module, 2, 7, 6), images=1)
 
 
 @pytest.mark.slow
@@ -148,10 +162,6 @@ def test_the_program_of_every_weight_binarizer(name: str, options: dict[str, Any
 @pytest.mark.parametrize(("name", "options"), ACTIVATIONS, ids=str)
 def test_every_activation_binarizer(name: str, options: dict[str, Any]) -> None:
     module = layered({"name": name, **options}, {"name": "xnor"})
-    if name in SORTING:
-        with pytest.raises(binas.UserError, match=rf"sort.* of 'conv' \(activation binarizer '{name}'\)"):
-            exported(module, 2, 7, 6)
-        return
     model = exported(module, 2, 7, 6)
     check_reference(module, model)
     if name in COMPILED and not options:
@@ -229,3 +239,22 @@ def test_what_is_made_of_ordinary_operators(name: str) -> None:
 
     module = shaken(Own())
     check_program(module, exported(module, 3, 8, 6), images=1)
+
+
+@pytest.mark.parametrize("name", ["ls2", "ls_ternary"])
+@pytest.mark.parametrize("side", [1, 6, 17, 40])
+def test_scales_that_sort_an_image(name: str, side: int, tmp_path: Path) -> None:
+    """Of an image with more than 2,048 numbers some are sorted, and the means are taken of all."""
+    torch.manual_seed(side)
+    conv = binas.nn.BinaryConv2d(3, 8, 3, padding=1, activation=name)
+    module = shaken(nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), side)
+    model = exported(module, 3, side, side)
+    for arch in arches():
+        check_program(module, model, arch, images=2)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    write_onnx(model, tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    image = image_of(model, 1)
+    (found,) = session.run(None, {"input": image.transpose(2, 0, 1)[None]})
+    expected = reference.run(model.graph, image)[model.graph.output]
+    assert np.abs(found[0] - expected).max() <= 1e-4 * np.abs(expected).max()

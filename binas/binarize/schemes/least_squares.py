@@ -40,14 +40,22 @@ def greedy_bases(x: Tensor, count: int) -> Bases:
 def two_bases(x: Tensor, samples: int | None) -> Bases:
     """sign(x) and sign(x − v₁·sign(x)) with the best v₁, v₂ of each row; gradient as `greedy_bases`."""
     first, second = best_two_bases(x.detach().flatten(1), samples)
-    v1, v2 = _column(first, x), _column(second, x)
+    return two_bases_with(x, _column(first, x), _column(second, x))
+
+
+def two_bases_with(x: Tensor, v1: Tensor, v2: Tensor) -> Bases:
+    """The two bases with given scales. Shape: (N, …), (N, 1, …), (N, 1, …)."""
     s1 = straight_through_sign(x)
     return [(s1, v1), (straight_through_sign(x - v1 * s1), v2)]
 
 
 def ternary_base(x: Tensor, samples: int | None) -> Bases:
     """The best −a, 0, +a of each row, as (s₁ + s₂)/2 with v₁ = v₂ = a/2; gradient as `greedy_bases`."""
-    level = _column(best_ternary(x.detach().flatten(1), samples), x)
+    return ternary_base_with(x, _column(best_ternary(x.detach().flatten(1), samples), x))
+
+
+def ternary_base_with(x: Tensor, level: Tensor) -> Bases:
+    """The three levels with a given a. Shape: (N, …), (N, 1, …)."""
     s1 = straight_through_sign(x)
     s2 = straight_through_sign(x - level / 2 * s1)
     return [((s1 + s2) / 2, level)]

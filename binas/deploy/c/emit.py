@@ -755,6 +755,22 @@ class _Emitter:
         lines.append(f"channel_mean_row({x}, {stride}, {depth}, {width}, y);")
         return lines, 1, "y"
 
+    def _split_scales(self, node: Node, width: int, channels: int) -> tuple[list[str], int, str]:
+        height, wide, depth = self.graph.shape_of(node.inputs[0])
+        count, samples = height * wide * depth, node.attributes["samples"]
+        step = -(-count // samples)
+        name = f"{node.name}_sorted"
+        self._block(name, 8 * -(-count // step), self.group_of[node.name])
+        lines: list[str] = []
+        self._float_row(lines, channels)
+        x, stride = self._float(node.inputs[0]), self._stride(node.inputs[0])
+        is_ternary = int(node.attributes["function"] == "ternary")
+        lines.append(
+            f"split_scales({x}, {stride}, {depth}, {height * wide}, {step}, {is_ternary},"
+            f" (double *)(void *)B_{name}, y);"
+        )
+        return lines, channels, "y"
+
     def _select(self, node: Node, width: int, channels: int) -> tuple[list[str], int, str]:
         lines: list[str] = []
         self._float_row(lines, channels * width)

@@ -691,6 +691,77 @@ UNUSED static void channel_mean_row(const float *x, int stride, int channels, in
     }
 }
 
+UNUSED static void sift_down(double *a, int place, int n)
+{
+    for (;;) {
+        int child = 2 * place + 1;
+        double kept;
+        if (child >= n)
+            return;
+        child += child + 1 < n && a[child + 1] > a[child];
+        if (a[place] >= a[child])
+            return;
+        kept = a[place], a[place] = a[child], a[child] = kept;
+        place = child;
+    }
+}
+
+/* magnitudes of an image split in two at the place of least squared error; sums run over channels, then pixels */
+UNUSED static void split_scales(const float *x, int stride, int channels, int pixels, int step, int ternary, double *a,
+                                float *y)
+{
+    const int all = channels * pixels;
+    double total = 0.0, sum = 0.0, most = -1.0, low = 0.0, high = 0.0;
+    int n = 0, k;
+    for (k = 0; k < all; k += step)
+        a[n++] = fabs((double)x[(size_t)(k % pixels) * (size_t)stride + (size_t)(k / pixels)]);
+    for (k = n / 2 - 1; k >= 0; k--)
+        sift_down(a, k, n);
+    for (k = n - 1; k > 0; k--) {
+        const double last = a[k];
+        a[k] = a[0], a[0] = last;
+        sift_down(a, 0, k);
+    }
+    for (k = 0; k < n; k++)
+        total += a[k];
+    if (!ternary && n == 1) {
+        y[0] = (float)a[0], y[1] = 0.0f;
+        return;
+    }
+    for (k = 0; k < (ternary ? n : n - 1); k++) {
+        const double count = (double)(k + 1);
+        double score, above;
+        sum += ternary ? a[n - 1 - k] : a[k];
+        above = total - sum;
+        score = ternary ? sum * sum / count : sum * sum / count + above * above / (double)(n - k - 1);
+        if (score > most) {
+            most = score;
+            low = ternary ? 0.0 : sum / count;
+            high = ternary ? sum / count : above / (double)(n - k - 1);
+        }
+    }
+    if (n < all) {
+        const double split = ternary ? high / 2.0 : (low + high) / 2.0;
+        double over = 0.0;
+        int number = 0;
+        total = 0.0;
+        for (k = 0; k < all; k++) {
+            const double one = fabs((double)x[(size_t)(k % pixels) * (size_t)stride + (size_t)(k / pixels)]);
+            total += one;
+            over += one > split ? one : 0.0;
+            number += one > split;
+        }
+        if (number < all)
+            low = (total - over) / (double)(all - number);
+        if (number)
+            high = over / (double)number;
+    }
+    if (ternary)
+        y[0] = (float)high;
+    else
+        y[0] = (float)((high + low) / 2.0), y[1] = (float)((high - low) / 2.0);
+}
+
 UNUSED static void select_row(const float *x, int stride, int width, int row, const int *columns, const int *chosen,
                               float fill, int channels, int pixels, float *y)
 {
