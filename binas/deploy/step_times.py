@@ -120,13 +120,11 @@ class StepTimes:
             if device is not None and table.device != device:
                 raise UserError(
                     f"{path}: is of '{table.device}', this is '{device}'; times of two machines do not go"
-                    " together: give another --output"
+                    " together: name another file"
                 )
             self.device, self.times = table.device, {entry.layer: entry.ms for entry in table.entries}
         elif device is None:
-            raise UserError(
-                f"{path}: no such table; binas latency SPACE --output {path} measures one", hint="latency"
-            )
+            raise UserError(f"{path}: no such table of steps; measure the space into it", hint="latency")
         else:
             self.device, self.times = device, {}
 
