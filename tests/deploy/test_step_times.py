@@ -83,6 +83,7 @@ def test_the_measure_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     assert told.value.hint == "latency"
 
 
+@pytest.mark.slow
 def test_the_command_takes_spaces_genotypes_and_networks(
     binas: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from tests.quick import few_of
 RECIPES = shipped_names("configs")
 SEARCHED = [name for name in RECIPES if load_recipe(name, {}).model is None]
 """Those of published networks are run in tests/commands/test_models.py."""
-SEARCHED_QUICK = ["demo_digits", "own_images", "widen_and_squeeze"]
+SEARCHED_QUICK = ["demo_digits", "widen_and_squeeze"]
 SPACES = shipped_names("search_spaces")
 DEMO = "demo_digits"
 

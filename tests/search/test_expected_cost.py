@@ -98,6 +98,7 @@ def test_its_gradient_pulls_towards_what_is_cheap() -> None:
     assert alphas["normal"][0, dearest] < 0
 
 
+@pytest.mark.slow
 def test_a_search_with_it_finds_what_costs_less() -> None:
     data = binas.open_data("synthetic", images_per_class=16, image_size=(16, 16), channels=3)
     space = {
