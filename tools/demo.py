@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from binas.data.config import DataConfig
 from binas.data.image_set import ImageSet, StreamedImageSet
 from binas.data.open_data import open_data
 from binas.deploy.runtime import load
@@ -60,9 +59,7 @@ def main() -> int:
         "random_test_accuracy": [row["random"]["accuracy"] for row in rows],
         "logistic_regression_accuracy": easy,
         "program_test_accuracy": [row["searched"]["program_accuracy"] for row in rows],
-        **{
-            f"{key}": [row["searched"][key] for row in rows] for key in ("ops", "packed_bytes", "model_bytes")
-        },
+        **{key: [row["searched"][key] for row in rows] for key in ("ops", "packed_bytes", "model_bytes")},
         **{f"random_{key}": [row["random"][key] for row in rows] for key in ("ops", "packed_bytes")},
         "hypervolume": [row["hypervolume"]["searched"] for row in rows],
         "random_hypervolume": [row["hypervolume"]["random"] for row in rows],
@@ -237,7 +234,7 @@ def benched(checkpoint: str) -> dict[str, float]:
 
 def program_accuracy(file: Path) -> tuple[float, list[bool]]:
     """What a 1-bit program reaches on the test images, which it gets as pictures, and which are right."""
-    data = open_data(DataConfig.model_validate(load_recipe(CONFIG, {}).data.model_dump()))
+    data = open_data(load_recipe(CONFIG, {}).data)
     test, program = data.test(), load(file)
     images, labels = test.read(torch.arange(len(test))), test.labels.tolist()
     found = [program(image.permute(1, 2, 0).numpy()).index for image in images]

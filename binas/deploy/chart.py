@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from binas.run.files import picture_ending, write_atomic
+from binas.draw.saving import save
+from binas.run.files import picture_ending
 
 if TYPE_CHECKING:
     from binas.deploy.bench import Step
@@ -25,7 +25,6 @@ def draw_steps(steps: Sequence[Step], path: Path | str) -> Path:
     Raises:
         UserError: the ending is another one, or the file cannot be written.
     """
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -48,8 +47,4 @@ def draw_steps(steps: Sequence[Step], path: Path | str) -> Path:
     axes.margins(y=0.01)
     axes.set_xlabel("milliseconds for one image, one thread")
     axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "binas"}):
-        figure.savefig(buffer, format=ending, dpi=150, metadata={"Date": None} if ending == "svg" else {})
-    write_atomic(path, buffer.getvalue())
-    return path
+    return save(figure, path, ending)

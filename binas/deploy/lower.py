@@ -108,6 +108,12 @@ class Value:
     index: Tensor | None = None
     fill: float = 0.0
 
+    def places(self) -> Tensor:
+        """The index, also of what was not moved."""
+        if self.index is None:
+            return torch.arange(math.prod(self.shape)).reshape(self.shape)
+        return self.index
+
 
 Found = Value | Tensor | tuple[Any, ...] | None
 
@@ -277,10 +283,7 @@ class _Lowering:
             arguments[1] = torch.empty(other.shape) if isinstance(other, Value) else other
         if isinstance(value, Tensor):
             raise self._unknown(str(node.target))
-        index = value.index
-        if index is None:
-            index = torch.arange(math.prod(value.shape)).reshape(value.shape)
-        fill = value.fill
+        index, fill = value.places(), value.fill
         if name in ("pad", "constant_pad_nd"):
             if name == "pad" and len(arguments) > 2 and arguments[2] != "constant":
                 moved = torch.nn.functional.pad(index.double(), arguments[1], arguments[2]).long()
@@ -289,7 +292,7 @@ class _Lowering:
             number = float(wanted[0] or 0.0)
             if (index < 0).any() and fill != number:
                 value = Value(self._name(value), value.shape)
-                index = torch.arange(math.prod(value.shape)).reshape(value.shape)
+                index = value.places()
             moved = torch.nn.functional.pad(index, arguments[1], value=-1)
             return Value(value.name, tuple(moved.shape), moved, number)
         if name == "upsample_nearest2d":  # which torch does to real numbers only
@@ -428,10 +431,8 @@ class _Lowering:
         return self._square(square) if exponent == 4 else found
 
     def _glu(self, value: Value, dim: int = -1) -> Value:
-        index = value.index
-        if index is None:
-            index = torch.arange(math.prod(value.shape)).reshape(value.shape)
-        one, two = (Value(value.name, tuple(h.shape), h, value.fill) for h in index.chunk(2, dim))
+        halves = value.places().chunk(2, dim)
+        one, two = (Value(value.name, tuple(half.shape), half, value.fill) for half in halves)
         return self._binary("mul", one, self._elementwise("unary", two, function="sigmoid"))
 
     def _sign(self, value: Value) -> Value:
@@ -539,25 +540,23 @@ class _Lowering:
             divisor=divisor,
         )
 
-    def _adaptive_avg_pool2d(self, value: Value, size: Any) -> Value:
+    def _adaptive_pool(self, function: str, name: str, value: Value, size: Any) -> Value:
         wanted = _pair(size)
         lengths = value.shape[2:]
         if any(length % want for length, want in zip(lengths, wanted, strict=True)):
-            raise self._unknown(f"adaptive_avg_pool2d from {tuple(lengths)} to {wanted}")
+            raise self._unknown(f"{name} from {tuple(lengths)} to {wanted}")
         kernel = [length // want for length, want in zip(lengths, wanted, strict=True)]
-        return self._pool("mean", value, kernel, kernel, 0, 1, False)
+        return self._pool(function, value, kernel, kernel, 0, 1, False)
+
+    def _adaptive_avg_pool2d(self, value: Value, size: Any) -> Value:
+        return self._adaptive_pool("mean", "adaptive_avg_pool2d", value, size)
 
     def _split_scales(self, value: Value, function: str, samples: int) -> Value:
         wide = 2 if function == "two_bases" else 1
         return self._emit("split_scales", [self._name(value)], (1, wide), function=function, samples=samples)
 
     def _adaptive_max_pool2d(self, value: Value, size: Any) -> tuple[Value, None]:
-        wanted = _pair(size)
-        lengths = value.shape[2:]
-        if any(length % want for length, want in zip(lengths, wanted, strict=True)):
-            raise self._unknown(f"adaptive_max_pool2d from {tuple(lengths)} to {wanted}")
-        kernel = [length // want for length, want in zip(lengths, wanted, strict=True)]
-        return self._pool("max", value, kernel, kernel, 0, 1, False), None
+        return self._adaptive_pool("max", "adaptive_max_pool2d", value, size), None
 
     def _amax(self, value: Value, dims: Any = (), keep: bool = False) -> Value:
         if sorted(d % len(value.shape) for d in dims) != [2, 3]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from binas.draw.saving import save
 from binas.profile.pareto import Point, front
 from binas.profile.table import short_count
-from binas.run.files import picture_ending, write_atomic
+from binas.run.files import picture_ending
 
 ENDINGS = ("png", "svg", "pdf")
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#999999")
@@ -44,7 +44,6 @@ def draw_front(series: Sequence[Series], path: Path | str, *, cost: str = "OPs",
     Raises:
         UserError: the ending is another one, or the file cannot be written.
     """
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -72,11 +71,7 @@ def draw_front(series: Sequence[Series], path: Path | str, *, cost: str = "OPs",
     axes.set_ylabel(accuracy)
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.legend(fontsize=8, loc="lower right")
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "binas"}):
-        figure.savefig(buffer, format=ending, dpi=150, metadata={"Date": None} if ending == "svg" else {})
-    write_atomic(path, buffer.getvalue())
-    return path
+    return save(figure, path, ending)
 
 
 def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:

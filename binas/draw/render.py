@@ -5,11 +5,9 @@ Formats: svg, png and pdf pictures, dot text. Files appear whole or not at all, 
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from binas.arch.genotype import AnyGenotype
 from binas.run.files import picture_ending, write_atomic
@@ -61,13 +59,7 @@ def _by_graphviz(source: str, ending: str) -> bytes | None:
 
 
 def _by_matplotlib(genotype: AnyGenotype, ending: str) -> bytes:
-    import matplotlib
-
     from binas.draw.figure import figure
+    from binas.draw.saving import rendered
 
-    # no date and no random names: the same genotype gives the same bytes
-    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "binas"}):
-        figure(genotype).savefig(buffer, format=ending, dpi=PNG_DPI, metadata=metadata)
-    return buffer.getvalue()
+    return rendered(figure(genotype), ending, PNG_DPI)
