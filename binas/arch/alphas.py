@@ -43,7 +43,7 @@ class Alphas(nn.Module):
         """(E, O) whether an operation is left on an edge."""
         return self.get_buffer(f"{kind}_live")
 
-    def probabilities(self, temperatures: Mapping[str, float]) -> dict[str, Tensor]:
+    def probabilities(self, temperatures: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
         """softmax(alpha / T) over the operations left on each edge, for each cell kind (E, O)."""
         return {
             kind: torch.softmax(

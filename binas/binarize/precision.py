@@ -61,11 +61,23 @@ def set_progress(model: nn.Module, progress: float) -> None:
             module.progress = progress
 
 
+def is_annealed(model: nn.Module) -> bool:
+    """Whether a binarizer of the model moves with the progress of training."""
+    binarizers = (m for m in model.modules() if isinstance(m, ActivationBinarizer | WeightBinarizer))
+    return any(binarizer.annealed for binarizer in binarizers)
+
+
 def binary_weights(model: nn.Module) -> dict[str, str]:
     """The key of the binarizer at work on each layer's weights; layers with raw weights are left out."""
     return {
         name: module.active_weight for name, module in binary_convolutions(model) if module.binarize_weights
     }
+
+
+def program_of(model: nn.Module) -> tuple[object, ...]:
+    """What decides which operations a pass runs and what it gives gradients: equal values, equal passes."""
+    layers = ((name, conv.behaviour) for name, conv in binary_convolutions(model))
+    return (*layers, *(parameter.requires_grad for parameter in model.parameters()))
 
 
 @torch.no_grad()

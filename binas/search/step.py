@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from binas.arch.alphas import Alphas
 from binas.arch.supernet import Supernet
-from binas.binarize import after_optimizer_step
+from binas.binarize import after_optimizer_step, is_annealed
 from binas.engine.acceleration import MixedPrecision
 from binas.engine.batch_norm import frozen_running_statistics
 from binas.engine.capture import capture_choice
@@ -86,10 +86,20 @@ class BilevelStep:
     ) -> None:
         self.supernet, self.alphas, self.config = supernet, alphas, config
         self.weight_optimizer, self.alpha_optimizer = weight_optimizer, alpha_optimizer
-        self.temperatures, self.regularizers = temperatures, tuple(regularizers)
+        self.regularizers = tuple(regularizers)
         self.options = options or StepOptions()
         self._changes_mix = [one for one in self.regularizers if type(one).mix is not Regularizer.mix]
         self._is_fixed = self.options.mixing.is_fixed_program and not self._changes_mix
+        self.lasts = (
+            self._is_fixed
+            and all(one.keeps_program for one in self.regularizers)
+            and not is_annealed(supernet)
+        )
+        """Whether the steps of other epochs are the same program: what moves is in tensors that stay."""
+        self.temperatures: dict[str, float | Tensor] = dict(temperatures)
+        if self.lasts:
+            device = next(alphas.parameters()).device
+            self.temperatures = {kind: torch.tensor(t, device=device) for kind, t in temperatures.items()}
         self._counts = {"alpha": 0, "weight": 0}
         self._draws = torch.Generator()
         capture = self._capture()
@@ -111,6 +121,14 @@ class BilevelStep:
             clipped=supernet.parameters,
             clip_grad_norm=config.clip_grad_norm,
         )
+
+    def begin_epoch(self, temperatures: Mapping[str, float], key: tuple[int, int]) -> None:
+        """Goes on with another epoch's temperatures; for steps that last."""
+        for kind, temperature in self.temperatures.items():
+            assert isinstance(temperature, Tensor), "these steps are of one epoch"
+            temperature.fill_(temperatures[kind])
+        self.options.key = key
+        self._counts = {"alpha": 0, "weight": 0}
 
     def alpha_step(self, batch: Batch) -> dict[str, Tensor]:
         """One update of the alphas on a batch of the search-validation split, the weights frozen.

@@ -49,7 +49,7 @@ from binas.train.parts.building import check_parts, parts_of
 from binas.train.positive_share import PositiveShares
 from binas.train.stage import RetrainConfig, StageConfig, different_choices
 from binas.train.stage_memory import stage_memory
-from binas.train.stepper import Stepper
+from binas.train.stepper import Stepper, stepper_after
 
 
 @dataclass
@@ -139,6 +139,7 @@ class Retraining:
         """What each epoch of this process has reached."""
         self.optimizer: torch.optim.Optimizer | None = None
         self.objective: Objective | None = None
+        self._stepper: Stepper | None = None
 
     def run(self, folder: RunFolder | None = None) -> dict[str, Any]:
         """Trains to the end, from the folder's checkpoint where there is one; gives what was reached.
@@ -251,7 +252,8 @@ class Retraining:
         restart_weight_binarizers(self.network, before)
         codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
-        stepper = Stepper(
+        stepper = self._stepper = stepper_after(
+            self._stepper,
             self.network,
             self.optimizer,
             stage,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from binas.arch.network import Network
-from binas.binarize import ActivationBinarizer, WeightBinarizer, after_optimizer_step, set_progress
+from binas.binarize import after_optimizer_step, is_annealed, program_of, set_progress
 from binas.engine.acceleration import MixedPrecision
 from binas.engine.capture import capture_choice
 from binas.engine.loop import accuracy
@@ -21,7 +21,7 @@ from binas.train.stage import RetrainConfig, StageConfig
 
 
 class Stepper:
-    """The steps of one epoch.
+    """The steps of an epoch, and of those after it where `stepper_after` finds them to be the same program.
 
     Args:
         network, optimizer: what is trained.
@@ -54,6 +54,7 @@ class Stepper:
         self.done = epoch * steps_per_epoch
         self.total = stage.epochs * steps_per_epoch
         self.learning_rate = 0.0
+        self.micro_batch, self.program = micro_batch, program_of(network)
         device = next(network.parameters()).device
         self.update = Update(
             self.forward,
@@ -104,9 +105,47 @@ class Stepper:
             return "the rate of drop-path moves with every step"
         if not self.objective.is_fixed_program:
             return "the stage's loss keeps a state of its own"
-        binarizers = (
-            m for m in self.network.modules() if isinstance(m, ActivationBinarizer | WeightBinarizer)
-        )
-        if any(binarizer.annealed for binarizer in binarizers):
+        if is_annealed(self.network):
             return "an annealed binarizer moves with every step"
         return None
+
+
+def stepper_after(
+    before: Stepper | None,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stage: StageConfig,
+    config: RetrainConfig,
+    epoch: int,
+    steps_per_epoch: int,
+    *,
+    objective: Objective,
+    micro_batch: int | None,
+    precision: MixedPrecision,
+) -> Stepper:
+    """The steps of an epoch: those of the epoch before where they are the same program, else new ones.
+
+    A captured pass lives as long as its steps do. Arguments as in `Stepper`.
+    """
+    same = (
+        before is not None
+        and before.objective is objective
+        and before.optimizer is optimizer
+        and before.micro_batch == micro_batch
+        and before.precision is precision
+        and before.program == program_of(network)
+    )
+    if same and before is not None:
+        before.done = epoch * steps_per_epoch
+        return before
+    return Stepper(
+        network,
+        optimizer,
+        stage,
+        config,
+        epoch,
+        steps_per_epoch,
+        objective=objective,
+        micro_batch=micro_batch,
+        precision=precision,
+    )

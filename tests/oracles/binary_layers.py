@@ -74,8 +74,8 @@ class BatchNorm(Layer):
 
     def __init__(self, state: State, prefix: str) -> None:
         super().__init__(state, prefix, ("weight", "bias"))
-        self.running_mean = state[f"{prefix}.running_mean"].detach().clone()
-        self.running_var = state[f"{prefix}.running_var"].detach().clone()
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, state[f"{prefix}.{name}"].detach().clone(), persistent=False)
         self.tracks = True
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,14 +22,15 @@ from binas.arch.kinds import load_any_space
 from binas.arch.path_supernet import path_supernet
 from binas.data.batches import Batches
 from binas.data.open_data import open_data
-from binas.engine.loop import evaluation_batches
 from binas.engine.optimizer import OptimizerConfig
-from binas.run.seeds import seed_everything
+from binas.engine.side_by_side import side_by_side
+from binas.run.device import pick_device
+from binas.run.seeds import seed_everything, set_deterministic
 from binas.search.measured.draw import FairDraw
 from binas.search.measured.ranking import Ranking
 from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
 from tools.measuring.measured import Rows, short_hash
-from tools.table.train_table import BATCH_SIZE, DATA, SCHEDULE, SETTINGS, SPACE, drawn
+from tools.table.train_table import DATA, SCHEDULE, SETTINGS, SPACE, Images, drawn
 
 ROWS = Path("benchmarks/table/scores.jsonl")
 
@@ -47,15 +50,22 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=8, help="batches for statistics (default: 8)")
     parser.add_argument("--judged", type=int, default=5000, help="validation images (default: 5000)")
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"where rows are appended (default: {ROWS})")
+    parser.add_argument("--device", default="cpu", help="where supernets are trained (default: cpu)")
+    parser.add_argument("--together", type=int, default=1, help="supernets side by side, for a GPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in options.seeds:
-        score(seed, options)
+    device = pick_device(options.device)
+    set_deterministic(device)
+    images = Images(open_data(DATA), device)
+    works = [partial(score, seed, options, images) for seed in options.seeds]
+    side_by_side(works, options.together, device)
 
 
-def score(seed: int, options: argparse.Namespace) -> None:
-    """Trains a supernet and scores with it."""
-    data, device, space = open_data(DATA), torch.device("cpu"), load_any_space(SPACE)
+def score(
+    seed: int, options: argparse.Namespace, images: Images, batches: Callable[[Batches], Batches]
+) -> None:
+    """Trains a supernet and scores with it; its batches take turns with those of others."""
+    data, space = images.data, load_any_space(SPACE)
     settings = {
         "epochs": options.epochs,
         "rate": options.rate,
@@ -68,10 +78,11 @@ def score(seed: int, options: argparse.Namespace) -> None:
     left = {key: genotype for key, genotype in keyed.items() if rows.find(key, made) is None}
     if not left:
         return
-    train = Batches(data.train(), BATCH_SIZE, device, data.mean, data.std, drop_last=True)
+    train = batches(images.train)
     seed_everything(seed, "path supernet weights")
     binary = options.binary_weights
     supernet = path_supernet(space, data.channels, data.num_classes, binarize_weights=binary)
+    supernet.to(images.device)
     training = SupernetTraining(
         supernet,
         SupernetSettings(
@@ -96,7 +107,7 @@ def score(seed: int, options: argparse.Namespace) -> None:
             f"supernet {seed}, epoch {training.epoch}: {found}, {time.perf_counter() - begun:.0f} s",
             flush=True,
         )
-    judged = evaluation_batches(data.search_validation(), data, device).first(options.judged)
+    judged = batches(images.validation.first(options.judged))
     ranking = Ranking(
         supernet, train, options.calibration, judged, SCHEDULE.loss, seed, binarize_weights=binary
     )

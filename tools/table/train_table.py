@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,10 @@ from binas.data.open_data import Data, open_data
 from binas.engine.loop import evaluate, evaluation_batches
 from binas.engine.loss import LossConfig
 from binas.engine.optimizer import Curve, OptimizerConfig
+from binas.engine.side_by_side import side_by_side
 from binas.profile.count import count
-from binas.run.device import device_name
+from binas.run.device import device_name, pick_device
+from binas.run.seeds import set_deterministic
 from binas.search.measured.schedule import Schedule
 from binas.search.measured.trial import Trial
 from tools.measuring.measured import Rows, short_hash
@@ -66,24 +70,44 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"where rows are appended (default: {ROWS})")
     parser.add_argument("--minutes", type=float, help="begin no training after so long")
+    parser.add_argument("--device", default="cpu", help="where networks are trained (default: cpu)")
+    parser.add_argument("--together", type=int, default=1, help="trainings side by side, for a GPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = open_data(DATA)
+    device = pick_device(options.device)
+    set_deterministic(device)
+    images = Images(open_data(DATA), device)
     first, step = map(int, options.worker.split("/"))
     begun = time.perf_counter()
     rows = Rows(options.rows)
     jobs = [(genotype, seed) for genotype in drawn(options.genotypes) for seed in options.seeds]
-    for place in range(first, len(jobs), step):
+
+    def train(place: int, batches: Callable[[Batches], Batches]) -> None:
         genotype, seed = jobs[place]
-        key = f"{genotype.hash()} {seed}"
-        if rows.find(key, SETTINGS) is not None:
-            continue
         if options.minutes and time.perf_counter() - begun > 60 * options.minutes:
             return
-        found = {"number": place // len(options.seeds), **trained(genotype, seed, data)}
-        row = rows.add(key, SETTINGS, found)
+        found = {"number": place // len(options.seeds), **trained(genotype, seed, images, batches)}
+        row = rows.add(f"{genotype.hash()} {seed}", SETTINGS, found)
         print(
             f"{place + 1}/{len(jobs)}: {row['genotype']} seed {seed}: test {row['test'][1]:.4f}", flush=True
+        )
+
+    left = [
+        place
+        for place in range(first, len(jobs), step)
+        if rows.find(f"{jobs[place][0].hash()} {jobs[place][1]}", SETTINGS) is None
+    ]
+    side_by_side([partial(train, place) for place in left], options.together, device)
+
+
+class Images:
+    """The three splits on a device."""
+
+    def __init__(self, data: Data, device: torch.device) -> None:
+        self.data, self.device = data, device
+        self.train = Batches(data.train(), BATCH_SIZE, device, data.mean, data.std, drop_last=True)
+        self.validation, self.test = (
+            evaluation_batches(images, data, device) for images in (data.search_validation(), data.test())
         )
 
 
@@ -98,27 +122,25 @@ def drawn(number: int, space: str = SPACE, seed: int = 0) -> list[AnyGenotype]:
     return list(found.values())
 
 
-def trained(genotype: AnyGenotype, seed: int, data: Data) -> dict[str, Any]:
-    """A training from beginning to end as a row."""
-    device = torch.device("cpu")
-    train = Batches(data.train(), BATCH_SIZE, device, data.mean, data.std, drop_last=True)
-    validation, test = (
-        evaluation_batches(images, data, device) for images in (data.search_validation(), data.test())
-    )
+def trained(
+    genotype: AnyGenotype, seed: int, images: Images, batches: Callable[[Batches], Batches]
+) -> dict[str, Any]:
+    """A training from beginning to end as a row; its batches take turns with those of others."""
+    data, device = images.data, images.device
     profile = count(genotype, data.image_size, data.num_classes, data.channels)
     begun = time.perf_counter()
     trial = Trial(
         genotype.hash(),
-        lambda: genotype_network(genotype, data.channels, data.num_classes),
+        lambda: genotype_network(genotype, data.channels, data.num_classes).to(device),
         SCHEDULE,
-        train,
-        validation,
+        batches(images.train),
+        batches(images.validation),
         seed,
     )
     for epoch in JUDGED:
         progress = trial.train(epoch)
     seconds = time.perf_counter() - begun
-    found = evaluate(trial.network, test, SCHEDULE.loss)
+    found = evaluate(trial.network, batches(images.test), SCHEDULE.loss)
     return {
         "genotype": genotype.hash(),
         "seed": seed,
@@ -131,7 +153,7 @@ def trained(genotype: AnyGenotype, seed: int, data: Data) -> dict[str, Any]:
         "parameters": profile.parameters,
         "packed_bytes": profile.file_bytes,
         "seconds": round(seconds, 1),
-        "machine": f"{device_name(torch.device('cpu'))}, one thread, torch {torch.__version__}",
+        "machine": f"{device_name(device)}, one thread, torch {torch.__version__}",
         "binas": binas.__version__,
     }
 

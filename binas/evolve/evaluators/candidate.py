@@ -20,7 +20,7 @@ from binas.run.seeds import derive_seed, seed_everything
 from binas.train.objective import Objective
 from binas.train.parts.building import check_parts
 from binas.train.stage import RetrainConfig, StageConfig
-from binas.train.stepper import Stepper
+from binas.train.stepper import Stepper, stepper_after
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,14 @@ class ShortTraining:
         micro_batch = self.config.micro_batch if isinstance(self.config.micro_batch, int) else None
         objective = Objective(stage, network, self.problem.data.num_classes)
         optimizer = stage.optimizer.build_for(network, objective.named_parameters().values())
+        stepper: Stepper | None = None
         for epoch in range(stage.epochs):
             purpose = ("candidate", number, stage.name, epoch)
             seed_everything(self.seed, *purpose)
             set_progress(network, epoch / stage.epochs)
             objective.begin_epoch(epoch)
-            stepper = Stepper(
+            stepper = stepper_after(
+                stepper,
                 network,
                 optimizer,
                 stage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class Schedule:
         curve: course of its learning rate over all steps.
         loss: of logits and labels.
         check_interval: steps between two looks at the loss.
+        capture: how steps are launched on a GPU, as `Acceleration.capture`.
     """
 
     epochs: int
@@ -28,6 +30,7 @@ class Schedule:
     curve: Curve
     loss: Callable[[Tensor, Tensor], Tensor]
     check_interval: int = 50
+    capture: Literal["auto", "off", "cuda_graphs", "compile"] = "auto"
 
     def set_rate(self, optimizer: torch.optim.Optimizer, done: int, steps_per_epoch: int) -> None:
         """Gives the optimizer its learning rate after so many steps."""

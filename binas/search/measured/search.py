@@ -60,7 +60,14 @@ class MeasuredSearch:
     def _schedule(self, epochs: int, rate: float) -> Schedule:
         config = self.setting.config
         optimizer = OptimizerConfig(name="adam", learning_rate=rate)
-        return Schedule(epochs, optimizer, Curve(), config.loss, config.acceleration.check_interval)
+        return Schedule(
+            epochs,
+            optimizer,
+            Curve(),
+            config.loss,
+            config.acceleration.check_interval,
+            config.acceleration.capture,
+        )
 
     def front(self) -> Front:
         """Trains, ranks, halves."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from binas.binarize import set_progress
+from binas.binarize import is_annealed, set_progress
 from binas.data.batches import Batches
 from binas.engine.acceleration import MixedPrecision
+from binas.engine.capture import capture_choice
 from binas.engine.loop import accuracy, evaluate, train_epoch
 from binas.engine.micro_batch import Batch
 from binas.engine.update import Update
@@ -84,11 +85,12 @@ class Trial:
         Raises:
             UserError: a loss is not finite.
         """
+        step = _Step(self)
         for epoch in range(self.epoch, min(until, self.schedule.epochs)):
             where = f"genotype {self.name}, epoch {epoch + 1}/{self.schedule.epochs}"
             seed_everything(self.seed, "trial", self.name, epoch)
             set_progress(self.network, epoch / self.schedule.epochs)
-            step = _Step(self, epoch)
+            step.done = epoch * len(self.train_batches)
             batches = self.train_batches.epoch(derive_seed(self.seed, "trial order", self.name, epoch))
             result = train_epoch(
                 step, batches, len(self.train_batches), where, check_interval=self.schedule.check_interval
@@ -119,13 +121,21 @@ class Trial:
 
 
 class _Step:
-    """The steps of one epoch of a trial."""
+    """The steps of a trial; a captured pass lives through all epochs that are trained at once."""
 
-    def __init__(self, trial: Trial, epoch: int) -> None:
+    def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.trained = (trial.network,)
-        self.done = epoch * len(trial.train_batches)
-        self.update = Update(self._forward, trial.optimizer, self.trained, MixedPrecision())
+        self.done = 0
+        obstacle = "an annealed binarizer moves with every epoch" if is_annealed(trial.network) else None
+        device = next(trial.network.parameters()).device
+        self.update = Update(
+            self._forward,
+            trial.optimizer,
+            self.trained,
+            MixedPrecision(),
+            capture=capture_choice(trial.schedule.capture, device, obstacle),
+        )
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
         """One update."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,13 +27,13 @@ class Relaxed:
         alphas: the architecture parameters.
         probabilities: for each cell kind the (E, O) probabilities of this pass, with their gradient.
         edge_weights: for each cell kind the (E, O) edge weights of this pass.
-        temperatures: T of each cell kind.
+        temperatures: T of each cell kind, a number or a scalar tensor.
     """
 
     alphas: Alphas
     probabilities: Mapping[str, Tensor]
     edge_weights: Mapping[str, Tensor]
-    temperatures: Mapping[str, float]
+    temperatures: Mapping[str, float | Tensor]
 
 
 class Regularizer:
@@ -44,6 +44,10 @@ class Regularizer:
     `weight_loss` (weight steps) to the loss of the images. `figures` is logged at the end of the epoch. Its
     constructor takes its options.
     """
+
+    keeps_program: ClassVar[bool] = False
+    """Whether its terms read nothing that moves between epochs but tensors that stay in place: captured
+    steps then live through the epochs of a phase."""
 
     def start(self, setting: SearchSetting) -> None:
         """Told what the search is about, before its first epoch."""

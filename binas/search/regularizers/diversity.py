@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from binas.arch.alphas import mean_entropy
@@ -24,18 +26,28 @@ class Diversity(Regularizer):
     Reference: Kim et al., BNAS, arXiv:2002.06963, sec. 4.3.
     """
 
+    keeps_program: ClassVar[bool] = True
+
     def __init__(self, weight: float = 1.0, tau: float = 7.7) -> None:
         self.weight, self.tau = weight, tau
         self.current = weight
         """Weight of the mean entropy in this epoch."""
+        self._factor: Tensor | None = None
 
     def begin_epoch(self, alpha_epochs: int, progress: float) -> None:
         """See the class."""
         self.current = diversity_weight(self.weight, self.tau, alpha_epochs)
+        if self._factor is not None:
+            self._factor.fill_(-self.current)
 
     def loss(self, relaxed: Relaxed) -> Tensor | None:
         """−weight · mean entropy."""
-        return -self.current * mean_entropy(relaxed.probabilities) if self.current else None
+        if not self.current:
+            return None
+        entropy = mean_entropy(relaxed.probabilities)
+        if self._factor is None or self._factor.device != entropy.device:
+            self._factor = torch.full_like(entropy, -self.current, requires_grad=False)
+        return self._factor * entropy
 
     def figures(self) -> Mapping[str, float]:
         """The weight."""

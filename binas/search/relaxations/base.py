@@ -42,7 +42,7 @@ class Mixing(Protocol):
         """Whether each step runs the same operations and draws nothing, so that it can be captured."""
 
     def edge_weights(
-        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+        self, alphas: Alphas, temperatures: Mapping[str, float | Tensor], generator: torch.Generator
     ) -> EdgeMix:
         """See `Relaxation`."""
 
@@ -59,7 +59,7 @@ class Relaxation:
     """Whether each step runs the same operations and draws nothing, so that it can be captured."""
 
     def edge_weights(
-        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+        self, alphas: Alphas, temperatures: Mapping[str, float | Tensor], generator: torch.Generator
     ) -> EdgeMix:
         """The mix of one forward pass.
 

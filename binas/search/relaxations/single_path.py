@@ -19,7 +19,7 @@ class SinglePath(Relaxation):
     """One operation of each edge is run, drawn with its probability; see `single_path`."""
 
     def edge_weights(
-        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+        self, alphas: Alphas, temperatures: Mapping[str, float | Tensor], generator: torch.Generator
     ) -> EdgeMix:
         """See `single_path`."""
         probabilities = alphas.probabilities(temperatures)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from binas.arch.alphas import Alphas
 from binas.search.relaxations.base import EdgeMix, Relaxation, register_relaxation
@@ -22,7 +23,7 @@ class Softmax(Relaxation):
     is_fixed_program: ClassVar[bool] = True
 
     def edge_weights(
-        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+        self, alphas: Alphas, temperatures: Mapping[str, float | Tensor], generator: torch.Generator
     ) -> EdgeMix:
         """See the class."""
         probabilities = alphas.probabilities(temperatures)

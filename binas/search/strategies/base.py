@@ -114,7 +114,7 @@ class Strategy:
         return None
 
     def edge_weights(
-        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+        self, alphas: Alphas, temperatures: Mapping[str, float | Tensor], generator: torch.Generator
     ) -> EdgeMix:
         """What operations are mixed with in one forward pass, as `Relaxation.edge_weights`."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from binas.arch.alphas import Alphas
 from binas.arch.genotype import Genotype
+from binas.binarize import program_of
 from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import set_learning_rate
 from binas.search.config import SearchConfig
@@ -52,6 +53,8 @@ class Gradient(Strategy):
         self.epoch, self.done, self.learning_rate = 0, 0, 0.0
         self.reach = Reach.of(config, setting.steps_per_epoch)
         self.seen: Mapping[str, Tensor] = {}
+        self._bilevel: BilevelStep | None = None
+        self._program: tuple[object, ...] = ()
         self.choices: list[tuple[int, ...]] = []
         """The most probable operations after each epoch."""
 
@@ -79,7 +82,12 @@ class Gradient(Strategy):
         alpha_epochs = sum(config.alpha_epochs()[:epoch])
         for regularizer in self.regularizers:
             regularizer.begin_epoch(alpha_epochs, epoch / self.num_epochs)
-        self.bilevel = BilevelStep(
+        key = (self.setting.seed, epoch)
+        if self._bilevel is not None and self._bilevel.lasts and self._program == self._program_of(epoch):
+            self._bilevel.begin_epoch(self.temperatures, key)
+            return
+        self._program = self._program_of(epoch)
+        self._bilevel = BilevelStep(
             state.supernet,
             state.alphas,
             state.weight_optimizer,
@@ -87,13 +95,24 @@ class Gradient(Strategy):
             config,
             self.temperatures,
             regularizers=self.regularizers,
-            options=StepOptions(
-                self,
-                (self.setting.seed, epoch),
-                state.micro_batch,
-                state.weight_precision,
-                state.alpha_precision,
-            ),
+            options=StepOptions(self, key, state.micro_batch, state.weight_precision, state.alpha_precision),
+        )
+
+    @property
+    def bilevel(self) -> BilevelStep:
+        """The steps of this epoch."""
+        assert self._bilevel is not None, "begin_epoch() comes first"
+        return self._bilevel
+
+    def _program_of(self, epoch: int) -> tuple[object, ...]:
+        """What decides which program a step is."""
+        state = self.trained()
+        return (
+            self.setting.config.phase_at(epoch)[0],
+            *map(id, (state.supernet, state.alphas, state.weight_optimizer, state.alpha_optimizer)),
+            state.micro_batch,
+            *map(id, (state.weight_precision, state.alpha_precision)),
+            *program_of(state.supernet),
         )
 
     def part(self, epoch: int) -> str:
@@ -105,7 +124,7 @@ class Gradient(Strategy):
         return self.setting.config.phase_at(epoch)[1].trains
 
     def edge_weights(
-        self, alphas: Alphas, temperatures: Mapping[str, float], generator: torch.Generator
+        self, alphas: Alphas, temperatures: Mapping[str, float | Tensor], generator: torch.Generator
     ) -> EdgeMix:
         """What the relaxation of the phase says."""
         return self.relaxation.edge_weights(alphas, temperatures, generator)
