@@ -136,15 +136,19 @@ class OptimizerConfig(Config):
         shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         adaptive = shared | ({} if self.epsilon is None else {"eps": self.epsilon})
         old = self.smoothing
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        # one kernel for all of them; None leaves the choice to torch
+        fused = True if parameters and all(p.device.type == "cuda" for p in parameters) else None
         match name:
-            case "sgd":
-                return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, **shared)
-            case "momentum" | "nesterov":
-                return torch.optim.SGD(groups, momentum=self.momentum, nesterov=name == "nesterov", **shared)
+            case "sgd" | "momentum" | "nesterov":
+                nesterov = name == "nesterov" or (name == "sgd" and self.nesterov)
+                return torch.optim.SGD(
+                    groups, momentum=self.momentum, nesterov=nesterov, fused=fused, **shared
+                )
             case "adam":
-                return torch.optim.Adam(groups, betas=self.betas, **adaptive)
+                return torch.optim.Adam(groups, betas=self.betas, fused=fused, **adaptive)
             case "adamw":
-                return torch.optim.AdamW(groups, betas=self.betas, **adaptive)
+                return torch.optim.AdamW(groups, betas=self.betas, fused=fused, **adaptive)
             case "radam":
                 return torch.optim.RAdam(groups, betas=self.betas, **adaptive)
             case "rmsprop":

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from binas.errors import UserError
 
 _NOT_HYPER = ("params", "param_names")
+_OF_THE_DEVICE = ("fused", "foreach", "capturable")
+"""How a step is launched: a state that goes on elsewhere is launched as is right there."""
 
 
 def optimizer_state(optimizer: Optimizer, named_parameters: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -73,7 +75,11 @@ def load_optimizer_state(
                 state[number] = {key: _copied(value) for key, value in saved["state"][name].items()}
         current = {key: value for key, value in group.items() if key != "params"}
         hyper = _hyper_of(saved["groups"], group_names, index)
-        restored = {key: _like(current.get(key), _copied(value)) for key, value in hyper.items()}
+        restored = {
+            key: _like(current.get(key), _copied(value))
+            for key, value in hyper.items()
+            if key not in _OF_THE_DEVICE
+        }
         groups.append({**current, **restored, "params": list(numbers)})
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

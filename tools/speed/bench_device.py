@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from binas.arch.genotype import read_cells
 from binas.arch.kinds import genotype_network, load_any_space
@@ -26,9 +26,13 @@ from binas.arch.sample import random_genotype
 from binas.config import build, find_file
 from binas.data.batches import Batches
 from binas.data.image_set import ImageSet
+from binas.engine.acceleration import MixedPrecision
+from binas.engine.capture import GraphedBackward, capture_choice
 from binas.engine.loss import LossConfig
+from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.engine.side_by_side import side_by_side
+from binas.engine.update import Update
 from binas.ops import OPS
 from binas.run.device import device_name, pick_device
 from binas.run.memory import peak_bytes
@@ -47,6 +51,7 @@ def main() -> None:
     measured: dict[str, Callable[[torch.device], dict[str, Any]]] = {
         "retrain": retrain,
         "infer": infer,
+        "trial": trial,
         "together": together,
         "paths": paths,
     }
@@ -59,6 +64,7 @@ def main() -> None:
     set_deterministic(device)
     for name in options.what:
         if device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             torch.cuda.reset_peak_memory_stats(device)
         row = {"what": name, "device": device_name(device), "torch": torch.__version__}
         row |= {**measured[name](device), "peak_bytes": peak_bytes(device)}
@@ -87,6 +93,40 @@ def infer(device: torch.device) -> dict[str, Any]:
     network, x = _bnas_a(device).eval(), torch.randn(64, 3, 32, 32, device=device)
     with torch.inference_mode():
         return {"ms": _ms(lambda: network(x), device, 40)}
+
+
+def trial(device: torch.device) -> dict[str, Any]:
+    """Where the milliseconds of a training step of a small network go."""
+    space = load_any_space("binas_macro_small")
+    genotype = random_genotype(space, random.Random(0))
+    network = genotype_network(genotype, 1, 10).to(device).train()
+    optimizer, loss = OptimizerConfig().build_for(network), LossConfig()
+
+    def forward(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        value = loss(network(batch[0]), batch[1])
+        return value, {"loss": value}
+
+    batch = (torch.randn(64, 1, 14, 14, device=device), torch.arange(64, device=device) % 10)
+    capture = capture_choice("auto", device, None)
+    update = Update(forward, optimizer, [network], MixedPrecision(), capture=capture)
+    found = {
+        "step_ms": _ms(lambda: update(batch), device, 80),
+        "optimizer_ms": _ms(optimizer.step, device, 80),
+    }
+    if device.type == "cuda" and isinstance(update._backward, GraphedBackward) and update._backward._graph:
+        found["replay_ms"] = _ms(update._backward._graph.replay, device, 80)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            update(batch)
+            _wait(device)
+        kernels = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+        found["kernels"] = len(kernels)
+        found["kernels_ms"] = round(sum(event.time_range.elapsed_us() for event in kernels) / 1e3, 3)
+        print(
+            profiler.key_averages().table(
+                sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=70
+            )
+        )
+    return found
 
 
 def together(device: torch.device) -> dict[str, Any]:

@@ -80,13 +80,14 @@ def main() -> None:
     first, step = map(int, options.worker.split("/"))
     begun = time.perf_counter()
     rows = Rows(options.rows)
+    how = f"{options.together} side by side" if options.together > 1 else "one thread"
     jobs = [(genotype, seed) for genotype in drawn(options.genotypes) for seed in options.seeds]
 
     def train(place: int, batches: Callable[[Batches], Batches]) -> None:
         genotype, seed = jobs[place]
         if options.minutes and time.perf_counter() - begun > 60 * options.minutes:
             return
-        found = {"number": place // len(options.seeds), **trained(genotype, seed, images, batches)}
+        found = {"number": place // len(options.seeds), **trained(genotype, seed, images, batches, how)}
         row = rows.add(f"{genotype.hash()} {seed}", SETTINGS, found)
         print(
             f"{place + 1}/{len(jobs)}: {row['genotype']} seed {seed}: test {row['test'][1]:.4f}", flush=True
@@ -123,7 +124,7 @@ def drawn(number: int, space: str = SPACE, seed: int = 0) -> list[AnyGenotype]:
 
 
 def trained(
-    genotype: AnyGenotype, seed: int, images: Images, batches: Callable[[Batches], Batches]
+    genotype: AnyGenotype, seed: int, images: Images, batches: Callable[[Batches], Batches], how: str
 ) -> dict[str, Any]:
     """A training from beginning to end as a row; its batches take turns with those of others."""
     data, device = images.data, images.device
@@ -153,7 +154,7 @@ def trained(
         "parameters": profile.parameters,
         "packed_bytes": profile.file_bytes,
         "seconds": round(seconds, 1),
-        "machine": f"{device_name(device)}, one thread, torch {torch.__version__}",
+        "machine": f"{device_name(device)}, {how}, torch {torch.__version__}",
         "binas": binas.__version__,
     }
 
