@@ -1,4 +1,4 @@
-"""What training does on a GPU: steps of search and retraining, inference, epochs, paths, trainings together.
+"""What training does on a GPU: steps of search and retraining, inference, epochs, paths.
 
 One row a measurement is appended to a JSON-lines file as it comes. `tools/speed/gpu.sh` calls it.
 """
@@ -31,7 +31,6 @@ from binas.engine.capture import GraphedBackward, capture_choice
 from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import Curve, OptimizerConfig
-from binas.engine.side_by_side import side_by_side
 from binas.engine.update import Update
 from binas.ops import OPS
 from binas.run.device import device_name, pick_device
@@ -41,7 +40,6 @@ from binas.search.measured.draw import FairDraw
 from binas.search.measured.ranking import Ranking
 from binas.search.measured.schedule import Schedule
 from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
-from binas.search.measured.trial import Trial
 from binas.train.stage import RetrainConfig
 from binas.train.stepper import Stepper
 
@@ -52,7 +50,6 @@ def main() -> None:
         "retrain": retrain,
         "infer": infer,
         "trial": trial,
-        "together": together,
         "paths": paths,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -126,36 +123,6 @@ def trial(device: torch.device) -> dict[str, Any]:
                 sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=70
             )
         )
-    return found
-
-
-def together(device: torch.device) -> dict[str, Any]:
-    """Training images a second of networks of 16 channels, one after another and side by side."""
-    space = load_any_space({"base": "binas_device", "network": {"init_channels": 16, "num_cells": 5}})
-    train, found = _images(device, 64 * 100), {}
-    for number in (1, 4, 8, 16):
-        trials: list[Trial] = []
-
-        def work(turns: Callable[[Batches], Batches], trials: list[Trial] = trials, seed: int = 0) -> None:
-            schedule = Schedule(4, OptimizerConfig(), Curve(), LossConfig(), 1000)
-            genotype = random_genotype(space, random.Random(len(trials)))
-            trial = Trial(
-                genotype.hash(),
-                lambda: genotype_network(genotype, 1, 10).to(device),
-                schedule,
-                turns(train),
-                turns(train.first(256)),
-                0,
-            )
-            trials.append(trial)
-            trial.train(4)
-
-        _wait(device)
-        begun = time.perf_counter()
-        side_by_side([work] * max(number, 4), number, device)
-        _wait(device)
-        seconds = time.perf_counter() - begun
-        found[f"{number}_images_per_second"] = round(max(number, 4) * 4 * 6400 / seconds)
     return found
 
 

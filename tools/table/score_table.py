@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,10 +18,8 @@ import torch
 from binas.arch.extremes import extremes
 from binas.arch.kinds import load_any_space
 from binas.arch.path_supernet import path_supernet
-from binas.data.batches import Batches
 from binas.data.open_data import open_data
 from binas.engine.optimizer import OptimizerConfig
-from binas.engine.side_by_side import side_by_side
 from binas.run.device import pick_device
 from binas.run.seeds import seed_everything, set_deterministic
 from binas.search.measured.draw import FairDraw
@@ -51,20 +47,17 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=5000, help="validation images (default: 5000)")
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"where rows are appended (default: {ROWS})")
     parser.add_argument("--device", default="cpu", help="where supernets are trained (default: cpu)")
-    parser.add_argument("--together", type=int, default=1, help="supernets side by side, for a GPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = pick_device(options.device)
     set_deterministic(device)
     images = Images(open_data(DATA), device)
-    works = [partial(score, seed, options, images) for seed in options.seeds]
-    side_by_side(works, options.together, device)
+    for seed in options.seeds:
+        score(seed, options, images)
 
 
-def score(
-    seed: int, options: argparse.Namespace, images: Images, batches: Callable[[Batches], Batches]
-) -> None:
-    """Trains a supernet and scores with it; its batches take turns with those of others."""
+def score(seed: int, options: argparse.Namespace, images: Images) -> None:
+    """Trains a supernet and scores with it."""
     data, space = images.data, load_any_space(SPACE)
     settings = {
         "epochs": options.epochs,
@@ -78,7 +71,7 @@ def score(
     left = {key: genotype for key, genotype in keyed.items() if rows.find(key, made) is None}
     if not left:
         return
-    train = batches(images.train)
+    train = images.train
     seed_everything(seed, "path supernet weights")
     binary = options.binary_weights
     supernet = path_supernet(space, data.channels, data.num_classes, binarize_weights=binary)
@@ -107,7 +100,7 @@ def score(
             f"supernet {seed}, epoch {training.epoch}: {found}, {time.perf_counter() - begun:.0f} s",
             flush=True,
         )
-    judged = batches(images.validation.first(options.judged))
+    judged = images.validation.first(options.judged)
     ranking = Ranking(
         supernet, train, options.calibration, judged, SCHEDULE.loss, seed, binarize_weights=binary
     )

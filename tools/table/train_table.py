@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,6 @@ from binas.data.open_data import Data, open_data
 from binas.engine.loop import evaluate, evaluation_batches
 from binas.engine.loss import LossConfig
 from binas.engine.optimizer import Curve, OptimizerConfig
-from binas.engine.side_by_side import side_by_side
 from binas.profile.count import count
 from binas.run.device import device_name, pick_device
 from binas.run.seeds import set_deterministic
@@ -71,7 +68,6 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"where rows are appended (default: {ROWS})")
     parser.add_argument("--minutes", type=float, help="begin no training after so long")
     parser.add_argument("--device", default="cpu", help="where networks are trained (default: cpu)")
-    parser.add_argument("--together", type=int, default=1, help="trainings side by side, for a GPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = pick_device(options.device)
@@ -80,25 +76,19 @@ def main() -> None:
     first, step = map(int, options.worker.split("/"))
     begun = time.perf_counter()
     rows = Rows(options.rows)
-    how = f"{options.together} side by side" if options.together > 1 else "one thread"
     jobs = [(genotype, seed) for genotype in drawn(options.genotypes) for seed in options.seeds]
-
-    def train(place: int, batches: Callable[[Batches], Batches]) -> None:
+    for place in range(first, len(jobs), step):
         genotype, seed = jobs[place]
+        key = f"{genotype.hash()} {seed}"
+        if rows.find(key, SETTINGS) is not None:
+            continue
         if options.minutes and time.perf_counter() - begun > 60 * options.minutes:
             return
-        found = {"number": place // len(options.seeds), **trained(genotype, seed, images, batches, how)}
-        row = rows.add(f"{genotype.hash()} {seed}", SETTINGS, found)
+        found = {"number": place // len(options.seeds), **trained(genotype, seed, images)}
+        row = rows.add(key, SETTINGS, found)
         print(
             f"{place + 1}/{len(jobs)}: {row['genotype']} seed {seed}: test {row['test'][1]:.4f}", flush=True
         )
-
-    left = [
-        place
-        for place in range(first, len(jobs), step)
-        if rows.find(f"{jobs[place][0].hash()} {jobs[place][1]}", SETTINGS) is None
-    ]
-    side_by_side([partial(train, place) for place in left], options.together, device)
 
 
 class Images:
@@ -123,10 +113,8 @@ def drawn(number: int, space: str = SPACE, seed: int = 0) -> list[AnyGenotype]:
     return list(found.values())
 
 
-def trained(
-    genotype: AnyGenotype, seed: int, images: Images, batches: Callable[[Batches], Batches], how: str
-) -> dict[str, Any]:
-    """A training from beginning to end as a row; its batches take turns with those of others."""
+def trained(genotype: AnyGenotype, seed: int, images: Images) -> dict[str, Any]:
+    """A training from beginning to end as a row."""
     data, device = images.data, images.device
     profile = count(genotype, data.image_size, data.num_classes, data.channels)
     begun = time.perf_counter()
@@ -134,14 +122,14 @@ def trained(
         genotype.hash(),
         lambda: genotype_network(genotype, data.channels, data.num_classes).to(device),
         SCHEDULE,
-        batches(images.train),
-        batches(images.validation),
+        images.train,
+        images.validation,
         seed,
     )
     for epoch in JUDGED:
         progress = trial.train(epoch)
     seconds = time.perf_counter() - begun
-    found = evaluate(trial.network, batches(images.test), SCHEDULE.loss)
+    found = evaluate(trial.network, images.test, SCHEDULE.loss)
     return {
         "genotype": genotype.hash(),
         "seed": seed,
@@ -154,7 +142,7 @@ def trained(
         "parameters": profile.parameters,
         "packed_bytes": profile.file_bytes,
         "seconds": round(seconds, 1),
-        "machine": f"{device_name(device)}, {how}, torch {torch.__version__}",
+        "machine": f"{device_name(device)}, one thread, torch {torch.__version__}",
         "binas": binas.__version__,
     }
 
