@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from binas.api.loading import load_plugin as load_plugin
     from binas.api.loading import load_recipe as load_recipe
     from binas.api.loading import load_space as load_space
+    from binas.api.loading import load_table as load_table
     from binas.api.loading import open_data as open_data
     from binas.api.names import list_binarizers as list_binarizers
     from binas.api.names import list_genotypes as list_genotypes
@@ -80,6 +81,7 @@ _NAMES = {
         "load_plugin",
         "load_recipe",
         "load_space",
+        "load_table",
         "open_data",
     ),
     "binas.api.preprocess": ("Preprocess",),

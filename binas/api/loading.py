@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import as_file
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from binas.api.preprocess import Preprocess
 from binas.arch.genotype import AnyGenotype, parse_genotype, read_genotype
 from binas.arch.kinds import AnySpace, load_any_space
-from binas.config import build, find_file
+from binas.config import build, find_file, shipped_folder
 from binas.data.config import DataConfig
 from binas.data.in_memory import data_from
 from binas.data.open_data import Data
@@ -25,6 +26,7 @@ from binas.recipe import Recipe
 from binas.recipe import load_recipe as _load_recipe
 from binas.registries import REGISTRIES
 from binas.run.device import pick_device
+from binas.search.measured.table import TrainedTable, read_table
 
 
 def load_plugin(file: str | Path) -> list[str]:
@@ -50,6 +52,22 @@ def load_space(what: str | Path | Mapping[str, Any] | AnySpace = "binas") -> Any
     if isinstance(what, AnySpace):
         return what
     return load_any_space(str(what) if isinstance(what, Path) else what)
+
+
+def load_table() -> TrainedTable:
+    """Random genotypes of `binas_macro_small` that were trained alone, with costs and supernets' scores.
+
+    Each was trained with two seeds on 10,000 images of Fashion-MNIST at 14×14 (`benchmarks/table/README.md`).
+
+    Example:
+        >>> import binas
+        >>> table = binas.load_table()
+        >>> 0.4 < table.kendall_tau(lambda entry: entry.parameters) < 0.9
+        True
+    """
+    folder = shipped_folder("benchmarks") / "table"
+    with as_file(folder / "rows.jsonl") as rows, as_file(folder / "scores.jsonl") as scores:
+        return read_table(rows, scores)
 
 
 def load_genotype(what: str | Path | Mapping[str, Any] | AnyGenotype) -> AnyGenotype:

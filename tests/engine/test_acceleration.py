@@ -24,12 +24,15 @@ from binas.engine.acceleration import Acceleration, MixedPrecision
 from binas.engine.capture import GraphedBackward, capture_choice
 from binas.engine.loop import run_epoch
 from binas.run.checkpoint import load_checkpoint
+from binas.run.optimizer_state import load_optimizer_state, optimizer_state
 from binas.search.config import SearchConfig
+from binas.search.regularizers.base import Regularizer
 from binas.search.regularizers.diversity import Diversity
 from binas.search.state import Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions
+from binas.train.objective import Objective
 from binas.train.stage import RetrainConfig
-from binas.train.stepper import Stepper
+from binas.train.stepper import Stepper, stepper_after
 
 CPU = torch.device("cpu")
 SMALL = {"init_channels": 4, "num_cells": 2, "reductions": [1], "stem_multiplier": 1, "preprocess": "binary"}
@@ -413,6 +416,106 @@ def test_captured_steps_give_what_ordinary_ones_give(capture: str) -> None:
     for name, value in found[0][1].items():
         if name.endswith("num_batches_tracked"):
             assert torch.equal(value, found[1][1][name]), name
+
+
+# ---- steps that last through epochs, as a recorded program must
+
+
+class Watching(Regularizer):
+    """A user's, which says nothing of programs."""
+
+
+def test_steps_that_last_give_what_new_ones_give_each_epoch() -> None:
+    found = []
+    for lasts in (True, False):
+        state, step = state_and_step()
+        assert step.lasts and isinstance(step.temperatures["normal"], Tensor)
+        kept = step.temperatures["normal"]
+        diversity = step.regularizers[0]
+        for epoch, temperature in enumerate((1.0, 0.7, 0.3)):
+            given = {"normal": temperature, "reduce": 2 * temperature}
+            diversity.begin_epoch(epoch, epoch / 3)
+            if lasts:
+                step.begin_epoch(given, (0, epoch))
+                assert step.temperatures["normal"] is kept and float(kept) == pytest.approx(temperature)
+            else:
+                step = BilevelStep(
+                    state.supernet,
+                    state.alphas,
+                    state.weight_optimizer,
+                    state.alpha_optimizer,
+                    step.config,
+                    given,
+                    regularizers=(Diversity(1.0),),
+                )
+                step.regularizers[0].begin_epoch(epoch, epoch / 3)
+            values = step.alpha_step(batch()) | step.weight_step(batch())
+        found.append({**values, **state.supernet.state_dict(), **state.alphas.state_dict()})
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+
+
+def test_what_may_move_in_python_keeps_steps_from_lasting() -> None:
+    state, step = state_and_step()
+    for regularizers in ((Watching(),), (Diversity(1.0), Watching())):
+        other = BilevelStep(
+            state.supernet,
+            state.alphas,
+            state.weight_optimizer,
+            state.alpha_optimizer,
+            step.config,
+            FLAT,
+            regularizers=regularizers,
+        )
+        assert not other.lasts and other.temperatures == FLAT
+
+
+def test_a_stepper_goes_on_until_its_program_changes() -> None:
+    import random
+
+    from binas.arch.network import Network
+    from binas.arch.sample import random_genotype
+    from binas.binarize import set_precision
+
+    network = Network(random_genotype(space(network=SMALL), random.Random(0)), 3, 10).train()
+    config = build(RetrainConfig, {"stages": [{"name": "s", "epochs": 4}]}, "test")
+    stage = config.stages[0]
+    optimizer, objective = stage.optimizer.build_for(network), Objective(stage, network, 10)
+
+    def after(before: Stepper | None, epoch: int, micro_batch: int | None = None) -> Stepper:
+        return stepper_after(
+            before,
+            network,
+            optimizer,
+            stage,
+            config,
+            epoch,
+            5,
+            objective=objective,
+            micro_batch=micro_batch,
+            precision=precision,
+        )
+
+    precision = MixedPrecision()
+    first = after(None, 0)
+    first.step(batch())
+    assert after(first, 2) is first and first.done == 10
+    assert after(first, 2, micro_batch=2) is not first
+    set_precision(network, binarize_weights=False)
+    second = after(first, 3)
+    assert second is not first and second.done == 15
+    next(network.parameters()).requires_grad_(False)
+    assert after(second, 3) is not second
+
+
+def test_a_state_takes_no_way_of_launching_along() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([parameter], fused=True)
+    saved = optimizer_state(optimizer, {"w": parameter})
+    assert saved["groups"][0]["hyper"]["fused"] is True
+    other = torch.optim.Adam([parameter], lr=0.5)
+    load_optimizer_state(other, saved, {"w": parameter})
+    assert other.param_groups[0]["lr"] == 1e-3 and not other.param_groups[0]["fused"]
 
 
 def test_defaults_are_safe() -> None:

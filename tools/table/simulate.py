@@ -15,12 +15,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from binas.run.files import write_atomic
 from binas.search.measured.halving import epochs_of, halved
 from binas.search.measured.ranking import kendall
-from tools.measuring.measured import Rows
+from binas.search.measured.table import read_table
 from tools.table.score_table import ROWS as SCORES
 from tools.table.train_table import ROWS, SCHEDULE
 
@@ -29,6 +30,10 @@ RANKED_EPOCHS = 0.2
 """Epochs of training that scoring a genotype costs: 5,512 images forward, a third of a training pass each."""
 RUNGS = (2, 4, SCHEDULE.epochs)
 KEEP = 0.5
+LEAST_TAU = 0.1
+"""As the strategy's `least_tau`."""
+PROBED = 8
+"""As the strategy's `random_finalists`."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +57,18 @@ class Entry:
 
 def entries(rows: Path, scores: Path) -> list[Entry]:
     """Genotypes of which every seed is there, and that every supernet has scored."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in Rows(rows):
-        by_name.setdefault(row["genotype"], []).append(row)
-    most = max(map(len, by_name.values()))
-    ranked: dict[str, dict[int, float]] = {}
-    for row in Rows(scores):
-        ranked.setdefault(row["genotype"], {})[row["supernet"]] = row["loss"]
-    supernets = max(map(len, ranked.values()), default=0)
-    found = []
-    for name, trained in by_name.items():
-        if len(trained) == most and len(ranked.get(name, {})) == supernets:
-            trained = sorted(trained, key=lambda row: row["seed"])
-            last = str(SCHEDULE.epochs)
-            found.append(
-                Entry(
-                    name,
-                    trained[0]["parameters"],
-                    trained[0]["ops"],
-                    tuple(tuple(row["losses"]) for row in trained),
-                    tuple(row["validation"][last][1] for row in trained),
-                    tuple(row["test"][1] for row in trained),
-                    tuple(score for _, score in sorted(ranked.get(name, {}).items())),
-                )
-            )
-    return found
+    return [
+        Entry(
+            found.genotype.hash(),
+            found.parameters,
+            found.ops,
+            tuple(training.losses for training in found.trainings),
+            tuple(training.validation[SCHEDULE.epochs][1] for training in found.trainings),
+            tuple(training.test_accuracy for training in found.trainings),
+            tuple(loss for loss, _ in found.scores.values()),
+        )
+        for found in read_table(rows, scores)
+    ]
 
 
 @dataclass(frozen=True)
@@ -149,12 +141,42 @@ def ranking(supernet_epochs: int, pool: int) -> Callable[[Search], Entry]:
     return rule
 
 
+def default(supernet_epochs: int, pool: int, probed: int) -> Callable[[Search], Entry]:
+    """What `binas` does: random ones say which score ranks them better after the first rung, and it chooses.
+
+    Args:
+        supernet_epochs: of the supernet; 0: there is none, and parameters are the only score.
+        pool: genotypes that are looked at.
+        probed: random ones, which are halved with the rest.
+    """
+
+    def rule(search: Search) -> Entry:
+        charged = supernet_epochs + RANKED_EPOCHS * pool if supernet_epochs else 0
+        number = search.affordable(search.epochs - charged)
+        seen = search.drawn(pool)
+        own = seen[: min(probed, max(number // 2, 1))]
+        reached = [-sum(entry.losses[search.seed][: RUNGS[0]]) for entry in own]
+        scores: list[Callable[[Entry], float]] = [lambda entry: entry.parameters]
+        if supernet_epochs:
+            scores.append(lambda entry: -entry.score[search.supernet])
+        taus = [kendall([score(entry) for entry in own], reached) for score in scores]
+        tau, score = max(zip(taus, scores, strict=True), key=lambda pair: pair[0])
+        rest = seen[len(own) :]
+        if tau >= LEAST_TAU:
+            rest = sorted(rest, key=score, reverse=True)
+        return search.halved([*own, *rest[: number - len(own)]])
+
+    return rule
+
+
 def main() -> None:
     """Prints and writes the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=Path, default=ROWS, help=f"trained genotypes (default: {ROWS})")
     parser.add_argument("--scores", type=Path, default=SCORES, help=f"of supernets (default: {SCORES})")
-    parser.add_argument("--epochs", type=float, nargs="+", default=[120, 240], help="of a search (120 240)")
+    parser.add_argument(
+        "--epochs", type=float, nargs="+", default=[60, 120, 240], help="of a search (60 120 240)"
+    )
     parser.add_argument("--searches", type=int, default=2000, help="of each rule (default: 2000)")
     parser.add_argument("--supernet", type=int, default=30, help="epochs of a supernet (default: 30)")
     parser.add_argument("--output", type=Path, default=FOLDER / "simulation.md", help="where the table goes")
@@ -175,6 +197,7 @@ def described(table: Sequence[Entry]) -> list[str]:
     lines = [
         f"{len(table)} genotypes × {len(table[0].test)} seeds; test accuracy {statistics.mean(means):.4f},"
         f" standard deviation over genotypes {statistics.stdev(means):.4f}, over seeds {within:.4f}",
+        f"variance over genotypes: {_explained(table)}",
         "",
         "| score | Kendall's τ with the mean test accuracy |",
         "| --- | --- |",
@@ -193,6 +216,23 @@ def described(table: Sequence[Entry]) -> list[str]:
     return lines
 
 
+def _explained(table: Sequence[Entry]) -> str:
+    """How the variance of mean test accuracy divides into size, training seeds and the rest, in words."""
+    accuracy = np.array([statistics.mean(entry.test) for entry in table])
+    sizes = [np.log([getattr(entry, name) for entry in table]) for name in ("parameters", "ops")]
+    left = []
+    for number in (1, 2):
+        features = np.stack([np.ones(len(table)), *sizes[:number]], axis=1)
+        found = np.linalg.lstsq(features, accuracy, rcond=None)[0]
+        left.append(float((accuracy - features @ found).var() / accuracy.var()))
+    seeds = statistics.mean(statistics.variance(entry.test) / len(entry.test) for entry in table)
+    noise = seeds / float(accuracy.var())
+    return (
+        f"log parameters explain {1 - left[0]:.0%}, with log OPs {1 - left[1]:.0%};"
+        f" training seeds {noise:.0%}; the rest {max(left[1] - noise, 0):.0%}"
+    )
+
+
 def compared(table: Sequence[Entry], epochs: float, searches: int, supernet: int) -> list[str]:
     """A line for each rule: what it finds, and how often it is ahead of random search."""
     rules: dict[str, Callable[[Search], Entry]] = {
@@ -202,7 +242,10 @@ def compared(table: Sequence[Entry], epochs: float, searches: int, supernet: int
         "most OPs + halving": largest(lambda entry: entry.ops),
     }
     if table[0].score:
-        rules["ranking + halving"] = ranking(supernet, min(64, len(table) // 2))
+        pool = min(64, len(table) // 2)
+        rules["ranking + halving"] = ranking(supernet, pool)
+        rules["binas, the better of both scores"] = default(supernet, pool, PROBED)
+    rules["binas without a supernet"] = default(0, 64, PROBED)
     found: dict[str, list[float]] = {name: [] for name in rules}
     for number in range(searches):
         for name, rule in rules.items():
