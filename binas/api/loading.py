@@ -57,7 +57,7 @@ def load_space(what: str | Path | Mapping[str, Any] | AnySpace = "binas") -> Any
 def load_table() -> TrainedTable:
     """Random genotypes of `binas_macro_small` that were trained alone, with costs and supernets' scores.
 
-    Each was trained with two seeds on 10,000 images of Fashion-MNIST at 14×14 (`benchmarks/table/README.md`).
+    Each was trained with two seeds on 10,000 images of Fashion-MNIST at 14×14 (`docs/table.md`).
 
     Example:
         >>> import binas

@@ -27,6 +27,7 @@ PARTS = (
     "search_spaces",
     "configs",
     "genotypes",
+    "benchmarks/table",
     "tests",
     "tools",
     "docs",
@@ -72,6 +73,7 @@ def run(*words: str | Path, cwd: Path) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout, so that building leaves the real one alone."""
     folder = tmp_path_factory.mktemp("checkout")
+    (folder / "benchmarks").mkdir()
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():

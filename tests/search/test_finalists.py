@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import binas
 from binas.draw.front import Series, draw_front
 from binas.errors import UserError
 from binas.profile.pareto import Point
+from binas.search.measured.ranking import better_score, kendall, tau_error
 
 SMALL = {"random_finalists": 6, "finalists": 4, "candidates": 12, "rounds": 1, "offspring": 4, "bins": 1}
 
@@ -61,3 +64,36 @@ def test_a_front_is_drawn_the_same_twice(tmp_path: Path) -> None:
     assert pictures[0] == pictures[1] and b"<svg" in pictures[0]
     with pytest.raises(UserError, match="png"):
         draw_front(series, tmp_path / "a.txt", accuracy="accuracy")
+
+
+@pytest.mark.parametrize(
+    ("taus", "number", "chosen"),
+    [
+        ({"p": 0.3, "s": 0.5}, 12, "p"),  # two standard errors are 0.43
+        ({"p": 0.0, "s": 0.5}, 12, "s"),
+        ({"p": -0.3, "s": 0.0}, 12, "p"),
+        ({"p": -0.4, "s": 0.0}, 12, None),
+        ({"p": -0.4, "s": 0.2}, 12, "s"),
+        ({"p": -0.4, "s": 0.8}, 3, "p"),
+        ({"p": -1.0, "s": 1.0}, 1, "p"),
+        ({"s": 0.05}, 12, None),
+        ({"s": 0.15}, 12, "s"),
+        ({"p": -0.9}, 12, None),
+        ({}, 12, None),
+    ],
+)
+def test_parameters_are_believed_until_random_genotypes_speak_against_them(
+    taus: Mapping[str, float], number: int, chosen: str | None
+) -> None:
+    assert better_score(taus, number, 0.1, "p") == chosen
+
+
+def test_the_error_of_a_rank_correlation_is_that_of_shuffled_ranks() -> None:
+    generator = random.Random(0)
+    for number in (3, 6, 12, 40):
+        found = []
+        for _ in range(1500):
+            other = list(range(number))
+            generator.shuffle(other)
+            found.append(kendall(range(number), other))
+        assert statistics.pstdev(found) == pytest.approx(tau_error(number), rel=0.06)

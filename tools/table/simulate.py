@@ -20,7 +20,8 @@ import numpy as np
 
 from binas.run.files import write_atomic
 from binas.search.measured.halving import epochs_of, halved
-from binas.search.measured.ranking import kendall
+from binas.search.measured.ranking import better_score, kendall
+from binas.search.measured.search import ENOUGH_TO_TELL, PARAMETERS, SUPERNET
 from binas.search.measured.table import read_table
 from tools.table.score_table import ROWS as SCORES
 from tools.table.train_table import ROWS, SCHEDULE
@@ -32,7 +33,7 @@ RUNGS = (2, 4, SCHEDULE.epochs)
 KEEP = 0.5
 LEAST_TAU = 0.1
 """As the strategy's `least_tau`."""
-PROBED = 8
+PROBED = 12
 """As the strategy's `random_finalists`."""
 
 
@@ -156,14 +157,16 @@ def default(supernet_epochs: int, pool: int, probed: int) -> Callable[[Search], 
         seen = search.drawn(pool)
         own = seen[: min(probed, max(number // 2, 1))]
         reached = [-sum(entry.losses[search.seed][: RUNGS[0]]) for entry in own]
-        scores: list[Callable[[Entry], float]] = [lambda entry: entry.parameters]
+        scores: dict[str, Callable[[Entry], float]] = {PARAMETERS: lambda entry: entry.parameters}
         if supernet_epochs:
-            scores.append(lambda entry: -entry.score[search.supernet])
-        taus = [kendall([score(entry) for entry in own], reached) for score in scores]
-        tau, score = max(zip(taus, scores, strict=True), key=lambda pair: pair[0])
+            scores[SUPERNET] = lambda entry: -entry.score[search.supernet]
+        best: str | None = PARAMETERS
+        if len(own) >= ENOUGH_TO_TELL:
+            taus = {name: kendall([score(one) for one in own], reached) for name, score in scores.items()}
+            best = better_score(taus, len(own), LEAST_TAU, PARAMETERS)
         rest = seen[len(own) :]
-        if tau >= LEAST_TAU:
-            rest = sorted(rest, key=score, reverse=True)
+        if best is not None:
+            rest = sorted(rest, key=scores[best], reverse=True)
         return search.halved([*own, *rest[: number - len(own)]])
 
     return rule

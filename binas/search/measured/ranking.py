@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -90,3 +91,34 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> float:
     if len(set(first)) < 2 or len(set(second)) < 2:
         return 0.0
     return float(kendalltau(first, second).statistic)
+
+
+def tau_error(number: int) -> float:
+    """Standard error of Kendall's τ over so many things that are ranked by chance; infinite below two.
+
+    √(2(2n + 5) / (9n(n − 1)))
+    Reference: Kendall, A New Measure of Rank Correlation, Biometrika 30, 1938.
+    """
+    if number < 2:
+        return math.inf
+    return math.sqrt(2 * (2 * number + 5) / (9 * number * (number - 1)))
+
+
+def better_score(taus: Mapping[str, float], number: int, least: float, prior: str) -> str | None:
+    """Which of several scores is to choose genotypes, by what a few random ones say; None: none of them.
+
+    One score is believed beforehand, since it costs nothing and nothing of it is fitted: it stays unless the
+    random genotypes speak against it by two standard errors, or for another one by as much.
+
+    Args:
+        taus: of each score, over the random genotypes.
+        number: how many these are.
+        least: τ below which a score is not used.
+        prior: the score that is believed; it need not be among them.
+    """
+    doubt = 2 * tau_error(number)
+    others = {name: tau for name, tau in taus.items() if name != prior and tau >= least}
+    best = max(others, key=lambda name: others[name], default=None)
+    if prior not in taus or taus[prior] + doubt < least:
+        return best
+    return best if best is not None and others[best] > taus[prior] + doubt else prior

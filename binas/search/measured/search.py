@@ -21,7 +21,7 @@ from binas.search.measured.bins import Bins, Ranked, evolved, varied
 from binas.search.measured.draw import FairDraw
 from binas.search.measured.halving import halved
 from binas.search.measured.memo import Memo
-from binas.search.measured.ranking import Ranking, kendall
+from binas.search.measured.ranking import Ranking, better_score, kendall
 from binas.search.measured.schedule import Schedule
 from binas.search.measured.supernet_training import SupernetSettings, SupernetTraining
 from binas.search.measured.trials import Trials
@@ -191,7 +191,7 @@ class MeasuredSearch:
     ) -> tuple[Score | None, dict[str, float]]:
         """What chooses finalists, and Kendall's τ of each score with what random genotypes reach at first.
 
-        The score that ranks them best, of those that are allowed; None where none ranks them.
+        The score that `better_score` finds among those that are allowed; None where none ranks them.
         """
         rung = self.strategy.rungs[0]
         reached, watch = [], Stopwatch()
@@ -209,7 +209,7 @@ class MeasuredSearch:
         wanted = self.strategy.score
         allowed = [name for name in scores if wanted in ("auto", name)]
         if len(drawn) < ENOUGH_TO_TELL:
-            name = allowed[0] if SUPERNET in allowed or wanted == PARAMETERS else None
+            name = PARAMETERS if PARAMETERS in allowed else next(iter(allowed), None)
             return (None if name is None else scores[name]), {}
         taus = {
             name: kendall([score(genotype).loss for genotype in drawn], reached)
@@ -217,12 +217,12 @@ class MeasuredSearch:
         }
         told = ", ".join(f"{name} {tau:.2f}" for name, tau in taus.items())
         text = f"Kendall's τ with {rung} epochs alone of {len(drawn)} random genotypes: {told}"
-        best = max(allowed, key=lambda name: taus[name], default=None)
-        if best is None:
+        least = self.strategy.least_tau
+        best = better_score({name: taus[name] for name in allowed}, len(drawn), least, PARAMETERS)
+        if not allowed:
             say(f"{text}; finalists are drawn at random")
-        elif taus[best] < self.strategy.least_tau:
+        elif best is None:
             warn(f"{text}: the ranking means nothing here; random genotypes stand in for ranked ones")
-            best = None
         else:
             say(f"{text}; finalists are chosen by the {best}")
         return (None if best is None else scores[best]), taus

@@ -31,8 +31,9 @@ class Binas(Strategy):
     2. `random_finalists` genotypes are drawn at random, scored by the supernet and trained alone up to the
        first rung. Kendall's τ of the two says whether the supernet ranks at all on this task.
        The number of parameters, which costs nothing, is held beside it.
-    3. The better one of both scores, where it ranks at all, finds `finalists` more by evolution, the best of
-       each bin of cost. Where none does, so many are drawn at random instead, and that is told.
+    3. Parameters, unless the random genotypes speak against them or for the supernet by two standard errors
+       of τ, find `finalists` more by evolution, the best of each bin of cost. Where neither ranks, so many
+       are drawn at random instead, and that is told.
     4. All finalists are trained alone along one schedule; at each rung the better part of each bin goes on.
     5. What is left is the front: accuracy on the search-validation images against cost.
 
@@ -54,7 +55,7 @@ class Binas(Strategy):
         rungs: epochs of stand-alone training at which is decided; the last one ends it.
         keep: part of each bin that goes on.
         score: what chooses finalists: `supernet` (the loss with inherited weights), `parameters` (their
-            number), `auto` (the one that ranks the random ones best), or `none`.
+            number), `auto` (parameters, until random genotypes speak for the supernet), or `none`.
         least_tau: τ below which a ranking is not used.
     Reference: Guo et al., Single Path One-Shot, arXiv:1904.00420; Lin et al., NAS-BNN, arXiv:2408.15484
         (elites by cost); Jamieson and Talwalkar, arXiv:1502.07943 (halving).
