@@ -54,6 +54,16 @@ class Objective:
         """Whether each step is the same program."""
         return all(part.is_fixed_program for part in self.parts.values())
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the steps of other epochs are the same program: no part changes anything between them."""
+        moving = ("begin_epoch", "precision")
+        return not any(
+            getattr(type(part), name) is not getattr(StagePart, name)
+            for part in self.parts.values()
+            for name in moving
+        )
+
     def begin_epoch(self, epoch: int) -> dict[str, float]:
         """Prepares an epoch of the stage, from 0; gives figures for the log."""
         figures = self.stage.begin_epoch(self.network, epoch, self.parts)

@@ -313,7 +313,7 @@ class Retraining:
         self.precision = self.config.acceleration.precision(self.device)
         if self.objective is not None:
             self.objective.close()
-            self.objective = None
+            self.objective, self._stepper = None, None
 
     def _save(self, path: Path) -> None:
         assert self.optimizer is not None and self.objective is not None

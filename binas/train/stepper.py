@@ -130,6 +130,7 @@ def stepper_after(
     same = (
         before is not None
         and before.objective is objective
+        and objective.lasts
         and before.optimizer is optimizer
         and before.micro_batch == micro_batch
         and before.precision is precision

@@ -31,6 +31,7 @@ from binas.search.regularizers.diversity import Diversity
 from binas.search.state import Builder, SearchState
 from binas.search.step import BilevelStep, StepOptions
 from binas.train.objective import Objective
+from binas.train.parts.base import StagePart
 from binas.train.stage import RetrainConfig
 from binas.train.stepper import Stepper, stepper_after
 
@@ -425,6 +426,13 @@ class Watching(Regularizer):
     """A user's, which says nothing of programs."""
 
 
+class Moving(StagePart):
+    """A user's, which may change anything between epochs."""
+
+    def begin_epoch(self, epoch: int) -> dict[str, float]:
+        return {}
+
+
 def test_steps_that_last_give_what_new_ones_give_each_epoch() -> None:
     found = []
     for lasts in (True, False):
@@ -505,7 +513,10 @@ def test_a_stepper_goes_on_until_its_program_changes() -> None:
     second = after(first, 3)
     assert second is not first and second.done == 15
     next(network.parameters()).requires_grad_(False)
-    assert after(second, 3) is not second
+    third = after(second, 3)
+    assert third is not second
+    objective.parts["moving"] = Moving()
+    assert after(third, 4) is not third
 
 
 def test_a_state_takes_no_way_of_launching_along() -> None:
