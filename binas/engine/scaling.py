@@ -10,6 +10,7 @@ from torch import nn
 
 from binas.engine.micro_batch import Batch
 from binas.engine.sync_batch_norm import each_rank_alone
+from binas.run.device import wait_for
 from binas.run.distributed import broadcast_from_first, is_first_rank, num_ranks, wait_for_all
 from binas.run.module_state import buffers_unchanged
 from binas.run.seeds import generator
@@ -46,11 +47,11 @@ def rate_alone(
         labels = torch.arange(num_images, device=device) % num_classes
         with each_rank_alone(module), buffers_unchanged(module):
             backward((images, labels))
-            _wait_for(device)
+            wait_for(device)
             start = time.perf_counter()
             for _ in range(TRIALS):
                 backward((images, labels))
-            _wait_for(device)
+            wait_for(device)
             rate = TRIALS * num_images / max(time.perf_counter() - start, 1e-9)
         module.zero_grad(set_to_none=True)
     return broadcast_from_first(rate)
@@ -80,8 +81,3 @@ def format_rates(values: Mapping[str, float]) -> str:
         each = f"{num_ranks()} ranks, {values['images_per_second_per_rank']:.0f} each"
         words += f" ({each}, scaling {values['scaling']:.2f})" if "scaling" in values else f" ({each})"
     return words
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

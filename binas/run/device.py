@@ -56,6 +56,12 @@ def _num_cuda() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns when a device has done what it was given; the CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _what_is_there() -> str:
     found = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(_num_cuda())]
     if found:

@@ -49,7 +49,7 @@ from binas.train.parts.building import check_parts, parts_of
 from binas.train.positive_share import PositiveShares
 from binas.train.stage import RetrainConfig, StageConfig, different_choices
 from binas.train.stage_memory import stage_memory
-from binas.train.stepper import Stepper, stepper_after
+from binas.train.stepper import Stepper
 
 
 @dataclass
@@ -252,8 +252,7 @@ class Retraining:
         restart_weight_binarizers(self.network, before)
         codes = weight_codes(self.network)
         order = derive_seed(self.seed, "order", stage.name, position.epoch)
-        stepper = self._stepper = stepper_after(
-            self._stepper,
+        stepper = self._stepper = Stepper(
             self.network,
             self.optimizer,
             stage,
@@ -263,7 +262,7 @@ class Retraining:
             objective=self.objective,
             micro_batch=self.position.micro_batch,
             precision=self.precision,
-        )
+        ).after(self._stepper)
         description = f"{stage.name} epoch {position.epoch + 1}/{stage.epochs}"
         result = train_epoch(
             stepper,

@@ -21,7 +21,7 @@ from binas.train.stage import RetrainConfig, StageConfig
 
 
 class Stepper:
-    """The steps of an epoch, and of those after it where `stepper_after` finds them to be the same program.
+    """The steps of an epoch, and of those after it where `after` finds them to be the same program.
 
     Args:
         network, optimizer: what is trained.
@@ -67,6 +67,21 @@ class Stepper:
             clip_grad_norm=stage.clip_grad_norm,
         )
 
+    def after(self, before: Stepper | None) -> Stepper:
+        """These steps, or those of the epoch before where they are the same program, captured or not."""
+        if (
+            before is None
+            or not self.objective.lasts
+            or before.objective is not self.objective
+            or before.optimizer is not self.optimizer
+            or before.precision is not self.precision
+            or before.micro_batch != self.micro_batch
+            or before.program != self.program
+        ):
+            return self
+        before.done = self.done
+        return before
+
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
         """One update; gives the number of images and what is reported."""
         progress = self.done / self.total
@@ -108,45 +123,3 @@ class Stepper:
         if is_annealed(self.network):
             return "an annealed binarizer moves with every step"
         return None
-
-
-def stepper_after(
-    before: Stepper | None,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    stage: StageConfig,
-    config: RetrainConfig,
-    epoch: int,
-    steps_per_epoch: int,
-    *,
-    objective: Objective,
-    micro_batch: int | None,
-    precision: MixedPrecision,
-) -> Stepper:
-    """The steps of an epoch: those of the epoch before where they are the same program, else new ones.
-
-    A captured pass lives as long as its steps do. Arguments as in `Stepper`.
-    """
-    same = (
-        before is not None
-        and before.objective is objective
-        and objective.lasts
-        and before.optimizer is optimizer
-        and before.micro_batch == micro_batch
-        and before.precision is precision
-        and before.program == program_of(network)
-    )
-    if same and before is not None:
-        before.done = epoch * steps_per_epoch
-        return before
-    return Stepper(
-        network,
-        optimizer,
-        stage,
-        config,
-        epoch,
-        steps_per_epoch,
-        objective=objective,
-        micro_batch=micro_batch,
-        precision=precision,
-    )

@@ -33,7 +33,7 @@ from binas.search.step import BilevelStep, StepOptions
 from binas.train.objective import Objective
 from binas.train.parts.base import StagePart
 from binas.train.stage import RetrainConfig
-from binas.train.stepper import Stepper, stepper_after
+from binas.train.stepper import Stepper
 
 CPU = torch.device("cpu")
 SMALL = {"init_channels": 4, "num_cells": 2, "reductions": [1], "stem_multiplier": 1, "preprocess": "binary"}
@@ -491,8 +491,7 @@ def test_a_stepper_goes_on_until_its_program_changes() -> None:
     optimizer, objective = stage.optimizer.build_for(network), Objective(stage, network, 10)
 
     def after(before: Stepper | None, epoch: int, micro_batch: int | None = None) -> Stepper:
-        return stepper_after(
-            before,
+        return Stepper(
             network,
             optimizer,
             stage,
@@ -502,7 +501,7 @@ def test_a_stepper_goes_on_until_its_program_changes() -> None:
             objective=objective,
             micro_batch=micro_batch,
             precision=precision,
-        )
+        ).after(before)
 
     precision = MixedPrecision()
     first = after(None, 0)

@@ -26,14 +26,14 @@ from binas.arch.sample import random_genotype
 from binas.config import build, find_file
 from binas.data.batches import Batches
 from binas.data.image_set import ImageSet
-from binas.engine.acceleration import MixedPrecision
+from binas.engine.acceleration import Acceleration, MixedPrecision
 from binas.engine.capture import GraphedBackward, capture_choice
 from binas.engine.loss import LossConfig
 from binas.engine.micro_batch import Batch
 from binas.engine.optimizer import Curve, OptimizerConfig
 from binas.engine.update import Update
 from binas.ops import OPS
-from binas.run.device import device_name, pick_device
+from binas.run.device import device_name, pick_device, wait_for
 from binas.run.memory import peak_bytes
 from binas.run.seeds import set_deterministic
 from binas.search.measured.draw import FairDraw
@@ -114,7 +114,7 @@ def trial(device: torch.device) -> dict[str, Any]:
         found["replay_ms"] = _ms(update._backward._graph.replay, device, 80)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
             update(batch)
-            _wait(device)
+            wait_for(device)
         kernels = [event for event in profiler.events() if event.device_type.name == "CUDA"]
         found["kernels"] = len(kernels)
         found["kernels_ms"] = round(sum(event.time_range.elapsed_us() for event in kernels) / 1e3, 3)
@@ -131,7 +131,7 @@ def paths(device: torch.device) -> dict[str, Any]:
     space = load_any_space({"base": "binas", "supernet": {"init_channels": 16, "num_cells": 6}})
     train = _images(device, 128 * 40, 28, 128)
     supernet = path_supernet(space, 1, 10).to(device)
-    schedule = Schedule(2, OptimizerConfig(), Curve(), LossConfig(), 1000)
+    schedule = Schedule(2, OptimizerConfig(), Curve(), LossConfig(), Acceleration(check_interval=1000))
     training = SupernetTraining(
         supernet, SupernetSettings(schedule), lambda generator: FairDraw(space, generator), train, 0, {}
     )
@@ -166,18 +166,13 @@ def _ms(work: Callable[[], Any], device: torch.device, times: int) -> float:
         work()
     found = []
     for _ in range(4):
-        _wait(device)
+        wait_for(device)
         begun = time.perf_counter()
         for _ in range(times // 4):
             work()
-        _wait(device)
+        wait_for(device)
         found.append(4e3 * (time.perf_counter() - begun) / times)
     return round(statistics.median(found), 3)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

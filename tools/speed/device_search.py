@@ -27,7 +27,7 @@ from binas.data.image_set import ImageSet
 from binas.engine.acceleration import Acceleration
 from binas.engine.loop import run_epoch
 from binas.engine.micro_batch import Batch
-from binas.run.device import device_name
+from binas.run.device import device_name, wait_for
 from binas.run.memory import peak_bytes
 from binas.run.seeds import set_deterministic
 from binas.search.config import SearchConfig
@@ -50,12 +50,12 @@ def measure_on_device(
     work = step_of(step)
     for pair in islice(batches(0), 3):  # libraries choose, graphs are recorded
         work(pair)
-    _wait(device)
+    wait_for(device)
     start = time.perf_counter()
     run_epoch(
         islice(_endless(batches), steps), steps, work, "benchmark", check_interval=acceleration.check_interval
     )
-    _wait(device)
+    wait_for(device)
     seconds = (time.perf_counter() - start) / steps
     oracle = _oracle_seconds(setting, device)
     print(_profile(work, batches(1), device))
@@ -145,11 +145,6 @@ def _endless(batches: Callable[[int], Iterator[tuple[Batch, Batch]]]) -> Iterato
         epoch += 1
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _oracle_seconds(setting: Mapping[str, Any], device: torch.device) -> float:
     """Median seconds of the plain supernet's two steps, in eager mode."""
     torch.manual_seed(0)
@@ -162,14 +157,14 @@ def _oracle_seconds(setting: Mapping[str, Any], device: torch.device) -> float:
     labels = torch.randint(0, 10, (setting["batch"],), device=device)
     times = []
     for _ in range(ORACLE_STEPS + 1):
-        _wait(device)
+        wait_for(device)
         start = time.perf_counter()
         oracles.alpha_step(oracle, values, images, labels, TEMPERATURES, 1.0)
         optimizer.zero_grad(set_to_none=True)
         weights = {kind: oracles.probabilities(values[kind], 1.0) for kind in values}
         F.cross_entropy(oracle(images, weights), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        _wait(device)
+        wait_for(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
 
@@ -181,7 +176,7 @@ def _profile(work: Callable[[Any], Any], pairs: Iterator[tuple[Batch, Batch]], d
     with torch.profiler.profile(activities=activities) as profiler:
         for pair in islice(pairs, PROFILED_STEPS):
             work(pair)
-        _wait(device)
+        wait_for(device)
     by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return str(profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=60))
 

@@ -1,6 +1,6 @@
 """Draws the table: accuracy against size, one seed against the other, and a supernet's loss against accuracy.
 
-python tools/table/plot_table.py
+`python tools/table/plot_table.py` writes the picture of the docs anew.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from binas.run.seeds import derive_seed, seed_everything
 from binas.train.objective import Objective
 from binas.train.parts.building import check_parts
 from binas.train.stage import RetrainConfig, StageConfig
-from binas.train.stepper import Stepper, stepper_after
+from binas.train.stepper import Stepper
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ class ShortTraining:
             seed_everything(self.seed, *purpose)
             set_progress(network, epoch / stage.epochs)
             objective.begin_epoch(epoch)
-            stepper = stepper_after(
-                stepper,
+            stepper = Stepper(
                 network,
                 optimizer,
                 stage,
@@ -105,7 +104,7 @@ class ShortTraining:
                 objective=objective,
                 micro_batch=micro_batch,
                 precision=precision,
-            )
+            ).after(stepper)
             where = f"candidate {number}, {stage.name} epoch {epoch + 1}/{stage.epochs}"
             batches = self.train.epoch(derive_seed(self.seed, "order", *purpose))
             train_epoch(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from binas.arch.genotype import AnyGenotype
 from binas.errors import UserError
+from binas.run.device import wait_for
 from binas.run.progress import eta
 from binas.search.measured.halving import epochs_of
 
@@ -123,8 +124,7 @@ def measured_times(
 
 
 def _now(images: Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+    wait_for(images.device)
     return time.perf_counter()
 
 

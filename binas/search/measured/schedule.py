@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from binas.engine.acceleration import Acceleration
 from binas.engine.optimizer import Curve, OptimizerConfig, set_learning_rate
 
 
@@ -21,16 +21,14 @@ class Schedule:
         optimizer: of all weights.
         curve: course of its learning rate over all steps.
         loss: of logits and labels.
-        check_interval: steps between two looks at the loss.
-        capture: how steps are launched on a GPU, as `Acceleration.capture`.
+        acceleration: its `check_interval` and `capture`.
     """
 
     epochs: int
     optimizer: OptimizerConfig
     curve: Curve
     loss: Callable[[Tensor, Tensor], Tensor]
-    check_interval: int = 50
-    capture: Literal["auto", "off", "cuda_graphs", "compile"] = "auto"
+    acceleration: Acceleration = field(default_factory=Acceleration)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, done: int, steps_per_epoch: int) -> None:
         """Gives the optimizer its learning rate after so many steps."""

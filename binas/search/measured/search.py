@@ -60,14 +60,7 @@ class MeasuredSearch:
     def _schedule(self, epochs: int, rate: float) -> Schedule:
         config = self.setting.config
         optimizer = OptimizerConfig(name="adam", learning_rate=rate)
-        return Schedule(
-            epochs,
-            optimizer,
-            Curve(),
-            config.loss,
-            config.acceleration.check_interval,
-            config.acceleration.capture,
-        )
+        return Schedule(epochs, optimizer, Curve(), config.loss, config.acceleration)
 
     def front(self) -> Front:
         """Trains, ranks, halves."""

@@ -87,7 +87,8 @@ class SupernetTraining:
         step = _Step(self, self.draw(generator), epoch)
         batches = self.train.epoch(derive_seed(self.seed, "path order", epoch))
         where = f"supernet epoch {epoch + 1}/{total}"
-        result = train_epoch(step, batches, len(self.train), where, check_interval=schedule.check_interval)
+        interval = schedule.acceleration.check_interval
+        result = train_epoch(step, batches, len(self.train), where, check_interval=interval)
         self.epoch += 1
         if self.file is not None:
             save_checkpoint(self.file, KIND, self.identity, self.state_dict())

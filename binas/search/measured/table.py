@@ -17,6 +17,14 @@ from binas.search.measured.ranking import kendall
 
 SPACE = "binas_macro_small"
 """What the genotypes are drawn from."""
+COSTS = ("ops", "flops", "bops", "parameters", "packed_bytes")
+OF_A_TRAINING = (
+    *("genotype", "stem", "stages", "seed", "losses", "accuracies", "validation", "test"),
+    *("seconds", "machine"),
+    *COSTS,
+)
+OF_A_SCORE = ("genotype", "supernet", "loss", "accuracy")
+"""What a row must hold, of each kind."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +136,10 @@ def read_table(rows: Path, scores: Path) -> TrainedTable:
         UserError: a file is missing, or a line of it is no row.
     """
     trained: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in _rows(rows, ("genotype", "seed", "losses", "validation", "test")):
+    for row in _rows(rows, OF_A_TRAINING):
         trained.setdefault(row["genotype"], {})[row["seed"]] = row
     scored: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in _rows(scores, ("genotype", "supernet", "loss", "accuracy")):
+    for row in _rows(scores, OF_A_SCORE):
         scored.setdefault(row["genotype"], {})[row["supernet"]] = (row["loss"], row["accuracy"])
     space = load_any_space(SPACE).model_dump(mode="json")
     seeds = max(map(len, trained.values()), default=0)
@@ -166,7 +174,7 @@ def _entry(
             for row in rows
         ),
         dict(sorted(scores.items())),
-        *(first[key] for key in ("ops", "flops", "bops", "parameters", "packed_bytes")),
+        *(first[key] for key in COSTS),
     )
 
 

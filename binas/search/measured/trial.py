@@ -92,9 +92,8 @@ class Trial:
             set_progress(self.network, epoch / self.schedule.epochs)
             step.done = epoch * len(self.train_batches)
             batches = self.train_batches.epoch(derive_seed(self.seed, "trial order", self.name, epoch))
-            result = train_epoch(
-                step, batches, len(self.train_batches), where, check_interval=self.schedule.check_interval
-            )
+            interval = self.schedule.acceleration.check_interval
+            result = train_epoch(step, batches, len(self.train_batches), where, check_interval=interval)
             self.progress.losses.append(result.means["loss"])
             self.progress.accuracies.append(result.means["accuracy"])
         if self.epoch not in self.progress.validation:
@@ -134,7 +133,7 @@ class _Step:
             trial.optimizer,
             self.trained,
             MixedPrecision(),
-            capture=capture_choice(trial.schedule.capture, device, obstacle),
+            capture=capture_choice(trial.schedule.acceleration.capture, device, obstacle),
         )
 
     def step(self, batch: Batch) -> tuple[int, Mapping[str, Tensor]]:
